@@ -1,0 +1,232 @@
+"""What every kind has in common: metadata, conditions, references, limits, and how a kind declares itself. No IO."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+GROUP = "limiquantix.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+FINALIZER = f"{GROUP}/protection"
+
+
+class ApiModel(BaseModel):
+    """Base of everything in a manifest: camelCase on the wire, immutable in memory, unknown fields ignored on read
+    (a newer version may have written them; writers only ever send what they own)."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+
+    cel: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """(CEL rule, message) pairs; crdgen writes them as x-kubernetes-validations of this object."""
+
+
+DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+"""A Kubernetes name of at most 63 characters: fits host names, file names and labels."""
+
+DnsName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+"""A Kubernetes object name."""
+
+Quantity = Annotated[
+    str, Field(min_length=1, max_length=20, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$")
+]
+"""A quantity as Kubernetes writes it: 512Mi, 4Gi."""
+
+Text = Annotated[str, Field(max_length=1000)]
+"""Free text for people; never interpreted."""
+
+
+class OwnerReference(ApiModel):
+    """metadata.ownerReferences[]."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+    controller: bool | None = None
+    block_owner_deletion: bool | None = None
+
+
+class ObjectMeta(ApiModel):
+    """The part of Kubernetes metadata that we read and write."""
+
+    name: str = ""
+    namespace: str | None = None
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    finalizers: list[str] = Field(default_factory=list)
+    owner_references: list[OwnerReference] = Field(default_factory=list)
+
+
+ConditionStatus = Literal["True", "False", "Unknown"]
+
+
+class Condition(ApiModel):
+    """One condition, as in metav1.Condition."""
+
+    type: Annotated[str, Field(max_length=100, description="What is said, e.g. Ready.")]
+    status: Annotated[ConditionStatus, Field(description="True, False or Unknown.")]
+    reason: Annotated[str, Field(max_length=100, description="One word from the kind's list of reasons.")] = ""
+    message: Annotated[str, Field(max_length=4096, description="A sentence with the remedy.")] = ""
+    last_transition_time: Annotated[str, Field(max_length=40, description="When status last changed.")] = ""
+    observed_generation: Annotated[int, Field(description="Generation that was judged.")] = 0
+
+
+class Status(ApiModel):
+    """What every status has. `observedGeneration` defaults to -1 so that kstatus waits for us."""
+
+    observed_generation: Annotated[int, Field(description="Generation of spec that this status speaks about.")] = -1
+    conditions: Annotated[
+        list[Condition], Field(max_length=20, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]})
+    ] = Field(default_factory=list)
+
+    def condition(self, kind: str) -> Condition | None:
+        """The condition of that type, or None."""
+        return next((c for c in self.conditions if c.type == kind), None)
+
+
+class LocalRef(ApiModel):
+    """Names an object of the same namespace."""
+
+    name: DnsName
+
+
+class SharedRef(ApiModel):
+    """Names an object that may live in another namespace which allows it (allowedNamespaces)."""
+
+    name: DnsName
+    namespace: Annotated[DnsLabel | None, Field(description="Left out: the referring object's own namespace.")] = None
+
+
+class SecretKeyRef(ApiModel):
+    """One key of a Secret. Cluster-scoped kinds resolve it in the operator's namespace, others in their own."""
+
+    name: DnsName
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+
+
+class LabelSelectorRequirement(ApiModel):
+    """key In/NotIn/Exists/DoesNotExist values, as in metav1."""
+
+    key: Annotated[str, Field(min_length=1, max_length=317)]
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: Annotated[list[Annotated[str, Field(max_length=63)]], Field(max_length=32)] = Field(default_factory=list)
+
+
+class LabelSelector(ApiModel):
+    """A label selector, as in metav1: all of matchLabels and all of matchExpressions."""
+
+    match_labels: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)] = Field(
+        default_factory=dict
+    )
+    match_expressions: Annotated[list[LabelSelectorRequirement], Field(max_length=16)] = Field(default_factory=list)
+
+    def matches(self, labels: dict[str, str]) -> bool:
+        """True when `labels` satisfies every term; the empty selector matches everything."""
+        if any(labels.get(key) != value for key, value in self.match_labels.items()):
+            return False
+        return all(_requirement_holds(term, labels) for term in self.match_expressions)
+
+
+def _requirement_holds(term: LabelSelectorRequirement, labels: dict[str, str]) -> bool:
+    value = labels.get(term.key)
+    match term.operator:
+        case "In":
+            return value is not None and value in term.values
+        case "NotIn":
+            return value is None or value not in term.values
+        case "Exists":
+            return value is not None
+        case "DoesNotExist":
+            return value is None
+
+
+class AllowedNamespaces(ApiModel):
+    """Who may refer to this object from another namespace, as in the Gateway API."""
+
+    from_: Annotated[
+        Literal["Same", "All", "Selector"],
+        Field(alias="from", description="Same: only its own namespace. All: everyone. Selector: by namespace labels."),
+    ] = "Same"
+    selector: LabelSelector | None = None
+
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("self.from != 'Selector' || has(self.selector)", "selector is required when from is Selector"),
+    )
+
+    def admits(self, *, own_namespace: str | None, namespace: str, labels: dict[str, str]) -> bool:
+        """May an object of `namespace` (with these namespace labels) refer to us? `own_namespace` is None for
+        cluster-scoped kinds, where Same admits nobody."""
+        match self.from_:
+            case "All":
+                return True
+            case "Same":
+                return own_namespace == namespace
+            case "Selector":
+                return namespace == own_namespace or (self.selector is not None and self.selector.matches(labels))
+
+
+class PrinterColumn(BaseModel):
+    """One column of `kubectl get`. priority 1 shows it with -o wide only."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    path: str
+    type: Literal["string", "integer", "date", "boolean"] = "string"
+    priority: int = 0
+    description: str = ""
+
+
+READY = PrinterColumn(name="Ready", path='.status.conditions[?(@.type=="Ready")].status')
+REASON = PrinterColumn(name="Reason", path='.status.conditions[?(@.type=="Ready")].reason')
+AGE = PrinterColumn(name="Age", path=".metadata.creationTimestamp", type="date")
+MESSAGE = PrinterColumn(name="Message", path='.status.conditions[?(@.type=="Ready")].message', priority=1)
+
+
+class Scope(str, Enum):
+    """Where a kind lives."""
+
+    NAMESPACED = "Namespaced"
+    CLUSTER = "Cluster"
+
+
+class Resource(ApiModel):
+    """Base of every kind. Subclasses have `spec` and `status` and declare the class variables below."""
+
+    kind_name: ClassVar[str]
+    plural: ClassVar[str]
+    short_names: ClassVar[tuple[str, ...]] = ()
+    scope: ClassVar[Scope] = Scope.NAMESPACED
+    columns: ClassVar[tuple[PrinterColumn, ...]] = (READY, REASON, AGE)
+    name_rule: ClassVar[tuple[str, str] | None] = None
+    """(CEL rule over self.metadata.name, message) where a kind narrows its names."""
+
+    api_version: str = API_VERSION
+    kind: str = ""
+    metadata: ObjectMeta = Field(default_factory=ObjectMeta)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_kind(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("kind") and hasattr(cls, "kind_name"):
+            return {**data, "kind": cls.kind_name}
+        return data
+
+    @property
+    def key(self) -> str:
+        """namespace/name, or name for cluster-scoped kinds."""
+        return f"{self.metadata.namespace}/{self.metadata.name}" if self.metadata.namespace else self.metadata.name
+
+    @property
+    def deleting(self) -> bool:
+        """True once somebody asked for deletion."""
+        return self.metadata.deletion_timestamp is not None

@@ -1,0 +1,267 @@
+"""The few Protocols through which controllers reach the world, in our own words.
+
+Adapters implement them for libvirt, Kubernetes and the coordination backends; tests/sim implements them for
+the simulator; one contract suite runs on both. Everything raises the errors of core/result only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from lq_operator.api.base import Resource
+from lq_operator.core.model import (
+    DomainEvent,
+    DomainPlan,
+    DomainSeen,
+    GuestFacts,
+    HardwareAbi,
+    HostInventory,
+    HostUUID,
+    NetworkPlan,
+    NetworkSeen,
+    NodeName,
+    PoolPlan,
+    PoolSeen,
+    VolumePlan,
+    VolumeSeen,
+)
+from lq_operator.core.result import (
+    Conflict,
+    Fenced,
+    NotFound,
+    OutcomeUnknown,
+    Rejected,
+    Transient,
+    WorldError,
+)
+
+__all__ = [
+    "Clock",
+    "Conflict",
+    "Coordination",
+    "Events",
+    "Fenced",
+    "Fleet",
+    "Grant",
+    "Host",
+    "NotFound",
+    "OutcomeUnknown",
+    "Rejected",
+    "Resources",
+    "Store",
+    "Transient",
+    "WorldError",
+]
+
+K = TypeVar("K", bound=Resource)
+
+
+class Host(Protocol):
+    """One live connection to one host. It dies with the connection: a dead Host raises Transient for ever.
+
+    Whoever acts on a Host acts on exactly the connection on which it observed (protocol.md, "Writes to a host").
+    Reads raise Transient when the host does not answer in time; writes that may have happened raise
+    OutcomeUnknown; what the host refuses for good raises Rejected; a missing thing raises NotFound.
+    """
+
+    @property
+    def node(self) -> NodeName: ...
+    @property
+    def uuid(self) -> HostUUID: ...
+    @property
+    def alive(self) -> bool:
+        """False once the connection is known to be dead. True proves nothing."""
+        ...
+
+    async def inventory(self) -> HostInventory: ...
+
+    # domains
+    async def list_domains(self) -> tuple[DomainSeen, ...]:
+        """Every domain of the host, ours or not, active or not; all or an error."""
+        ...
+
+    async def find_domain(self, domain_name: str) -> DomainSeen | None: ...
+    async def read_hardware(self, domain_name: str) -> HardwareAbi:
+        """The guest ABI that libvirt settled on (expanded machine, CPU, PCI addresses)."""
+        ...
+
+    async def define(self, plan: DomainPlan) -> None:
+        """Define or redefine; autostart is always switched off."""
+        ...
+
+    async def start(self, domain_name: str, *, paused: bool = False) -> None: ...
+    async def shutdown(self, domain_name: str, *, mode: str) -> None:
+        """Ask the guest to stop: mode 'agent' or 'acpi'. Returns before it has."""
+        ...
+
+    async def reboot(self, domain_name: str, *, mode: str) -> None: ...
+    async def reset(self, domain_name: str) -> None: ...
+    async def destroy(self, domain_name: str) -> None: ...
+    async def undefine(self, domain_name: str, *, keep_nvram: bool = True) -> None: ...
+    async def pause(self, domain_name: str) -> None: ...
+    async def resume(self, domain_name: str) -> None: ...
+    async def save(self, domain_name: str, path: str) -> None:
+        """Suspend to a file (the state pool), not libvirt's managed save."""
+        ...
+
+    async def restore(self, path: str, plan: DomainPlan) -> None:
+        """Start from a suspend file with the gate of `plan` in place of the one it was saved with."""
+        ...
+
+    async def guest_facts(self, domain_name: str) -> GuestFacts:
+        """Asks the agent; Transient when it does not answer (not installed, still booting)."""
+        ...
+
+    # storage
+    async def list_pools(self) -> tuple[PoolSeen, ...]: ...
+    async def ensure_pool(self, plan: PoolPlan) -> PoolSeen: ...
+    async def remove_pool(self, name: str) -> None:
+        """Stop and undefine; files stay."""
+        ...
+
+    async def list_volumes(self, pool: str, *, refresh: bool = False) -> tuple[VolumeSeen, ...]: ...
+    async def create_volume(self, pool: str, plan: VolumePlan) -> VolumeSeen:
+        """Exclusive: Conflict when the name is taken, in libvirt's list or as a file."""
+        ...
+
+    async def resize_volume(self, pool: str, name: str, capacity_bytes: int) -> None: ...
+    async def delete_volume(self, pool: str, name: str) -> None:
+        """Absent already is success."""
+        ...
+
+    async def upload(self, pool: str, name: str, content: AsyncIterator[bytes]) -> None:
+        """Fill an existing volume from offset 0."""
+        ...
+
+    async def download(self, pool: str, name: str, *, length: int) -> bytes:
+        """The first `length` bytes of a volume (headers, nonces, console tails)."""
+        ...
+
+    # networks
+    async def list_networks(self) -> tuple[NetworkSeen, ...]: ...
+    async def ensure_network(self, plan: NetworkPlan) -> NetworkSeen: ...
+    async def remove_network(self, name: str) -> None: ...
+    async def list_bridges(self) -> tuple[str, ...]: ...
+
+
+class Fleet(Protocol):
+    """Every host this process may talk to: keeps connections alive, reconnects, hands events over."""
+
+    def configure(self, node: NodeName, uri: str, credentials: Mapping[str, bytes]) -> None:
+        """Start (or change) keeping a connection. Returns at once. `credentials`: a Secret's data
+        (ca.crt, tls.crt, tls.key for TLS; ssh-privatekey, known_hosts for SSH; empty for TCP)."""
+        ...
+
+    def forget(self, node: NodeName) -> None:
+        """Close and stop reconnecting."""
+        ...
+
+    def host(self, node: NodeName) -> Host | None:
+        """The live connection, or None while there is none."""
+        ...
+
+    def why_down(self, node: NodeName) -> str:
+        """A sentence: why there is no connection ('' while connected)."""
+        ...
+
+    def on_event(self, callback: Callable[[DomainEvent], None]) -> None:
+        """Called on the main loop for every event, also 'connected' and 'closed' of each node."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """What the watches have shown so far, parsed. Reading it costs nothing and may be stale."""
+
+    def get(self, kind: type[K], namespace: str | None, name: str) -> K | None: ...
+    def list(self, kind: type[K]) -> Sequence[K]: ...
+    def synced(self, *kinds: type[Resource]) -> bool:
+        """True once every object that existed at start has been seen, for each of the kinds."""
+        ...
+
+
+class Resources(Protocol):
+    """The API server, asked directly. Raises NotFound, Conflict (409, 422 of a failed test), Transient, Rejected.
+
+    Objects that do not parse raise Rejected naming the field; lists skip none silently.
+    """
+
+    async def get(self, kind: type[K], namespace: str | None, name: str) -> K | None: ...
+    async def list(self, kind: type[K]) -> Sequence[K]: ...
+    async def create(self, obj: K) -> K:
+        """Conflict when the name is taken."""
+        ...
+
+    async def delete(self, kind: type[Resource], namespace: str | None, name: str, *, uid: str) -> None:
+        """With a uid precondition; absent already is success."""
+        ...
+
+    async def json_patch(
+        self,
+        kind: type[K],
+        namespace: str | None,
+        name: str,
+        operations: Sequence[Mapping[str, Any]],
+        *,
+        subresource: str | None = None,
+        manager: str = "lq-operator",
+    ) -> K:
+        """RFC 6902 with its tests; a failed test is a Conflict."""
+        ...
+
+    async def apply_status(self, obj: K, status: Mapping[str, Any], *, manager: str) -> K:
+        """Server-side apply of the status fields this manager owns (forced), with obj's uid as precondition."""
+        ...
+
+    async def read_secret(self, namespace: str, name: str) -> Mapping[str, bytes] | None: ...
+    async def namespace_labels(self, namespace: str) -> Mapping[str, str] | None: ...
+    async def kube_system_uid(self) -> str: ...
+
+
+class Events(Protocol):
+    """Kubernetes Events, deduplicated; never blocks, never fails the caller."""
+
+    def emit(self, about: Resource, reason: str, message: str, *, warning: bool = False) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Leadership held now. `expires_mono_s` is on the monotonic clock, counted from before the renewing call was sent."""
+
+    name: str
+    holder: str
+    term: int
+    beat: int
+    expires_mono_s: float
+
+
+class Coordination(Protocol):
+    """Leases with a term. One counter for the installation, whatever is leased (protocol.md, Identity)."""
+
+    async def acquire(self, name: str, above_term: int = 0) -> Grant:
+        """Wait until held; the term is above `above_term` and above every term the backend has given out."""
+        ...
+
+    async def renew(self, grant: Grant) -> Grant:
+        """Raises Fenced when it was lost or cannot be proved to be held."""
+        ...
+
+    async def release(self, grant: Grant) -> None: ...
+    async def highest_term(self) -> tuple[int, int]:
+        """(term, beat) of the highest term the backend knows; (0, 0) when it knows none."""
+        ...
+
+
+class Clock(Protocol):
+    """Time and randomness, so that the simulator owns both."""
+
+    def mono_s(self) -> float: ...
+    def now_rfc3339(self) -> str: ...
+    def token(self) -> str:
+        """128 random bits as hex: write ids, gate suffixes."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
