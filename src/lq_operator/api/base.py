@@ -14,11 +14,22 @@ API_VERSION = f"{GROUP}/{VERSION}"
 FINALIZER = f"{GROUP}/protection"
 
 
+def list_map(*keys: str) -> dict[str, Any]:
+    """json_schema_extra of a list whose items are named: merged by key, not by position."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
+
+
 class ApiModel(BaseModel):
     """Base of everything in a manifest: camelCase on the wire, immutable in memory, unknown fields ignored on read
     (a newer version may have written them; writers only ever send what they own)."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
 
     cel: ClassVar[tuple[tuple[str, str], ...]] = ()
     """(CEL rule, message) pairs; crdgen writes them as x-kubernetes-validations of this object."""
@@ -66,6 +77,13 @@ class ObjectMeta(ApiModel):
     owner_references: list[OwnerReference] = Field(default_factory=list)
 
 
+class NodeStatusRef(ApiModel):
+    """Names a host by node and by who it is."""
+
+    node: DnsName
+    host_uuid: Annotated[str, Field(alias="hostUUID", max_length=36)] = ""
+
+
 ConditionStatus = Literal["True", "False", "Unknown"]
 
 
@@ -84,9 +102,9 @@ class Status(ApiModel):
     """What every status has. `observedGeneration` defaults to -1 so that kstatus waits for us."""
 
     observed_generation: Annotated[int, Field(description="Generation of spec that this status speaks about.")] = -1
-    conditions: Annotated[
-        list[Condition], Field(max_length=20, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]})
-    ] = Field(default_factory=list)
+    conditions: Annotated[list[Condition], Field(max_length=20, json_schema_extra=list_map("type"))] = Field(
+        default_factory=list
+    )
 
     def condition(self, kind: str) -> Condition | None:
         """The condition of that type, or None."""

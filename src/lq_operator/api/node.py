@@ -1,0 +1,229 @@
+"""HypervisorNode: one libvirt host, how it is reached, what it may be used for, what it shows."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from lq_operator.api.base import (
+    AGE,
+    MESSAGE,
+    READY,
+    REASON,
+    ApiModel,
+    DnsLabel,
+    DnsName,
+    LocalRef,
+    PrinterColumn,
+    Quantity,
+    Resource,
+    Scope,
+    Status,
+    Text,
+    list_map,
+)
+from lq_operator.api.cluster import Overcommit
+
+
+class Taint(ApiModel):
+    """Keeps VMs away that do not tolerate it."""
+
+    key: Annotated[str, Field(min_length=1, max_length=317)]
+    value: Annotated[str, Field(max_length=63)] = ""
+    effect: Literal["NoSchedule", "PreferNoSchedule"] = "NoSchedule"
+
+
+class Reserved(ApiModel):
+    """What the host keeps for itself."""
+
+    cpu: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Whole CPUs."""
+    memory: Quantity = "1Gi"
+    """Memory for the host's own processes and QEMU overhead."""
+
+
+class CapacityOverride(ApiModel):
+    """Says what the host has, where its own answer is not to be used."""
+
+    cpu: Annotated[int | None, Field(ge=1, le=4096)] = None
+    memory: Quantity | None = None
+
+
+class HypervisorNodeSpec(ApiModel):
+    """How a host is reached and what it may be used for."""
+
+    cluster_ref: LocalRef
+    """The cluster it belongs to."""
+    uri: Annotated[
+        str,
+        Field(
+            min_length=12,
+            max_length=300,
+            pattern=r"^(qemu\+(tls|tcp|ssh)://[-._:@/%?=&\[\]a-zA-Z0-9]+|test\+tcp://[-._:/a-zA-Z0-9]+)$",
+        ),
+    ]
+    """libvirt URI, for example qemu+tls://10.0.0.11/system. TCP has no protection: laboratories only."""
+    credentials_secret_ref: LocalRef | None = None
+    """Secret in the operator's namespace: ca.crt, tls.crt, tls.key for TLS; ssh-privatekey, known_hosts for SSH."""
+    labels: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=64)] = Field(
+        default_factory=dict
+    )
+    """Labels for selectors and topology keys, besides those of metadata."""
+    taints: Annotated[list[Taint], Field(max_length=32, json_schema_extra=list_map("key", "effect"))] = Field(
+        default_factory=list
+    )
+    unschedulable: bool = False
+    """Cordon: no new VMs; those here stay."""
+    reserved: Reserved = Reserved()
+    overcommit: Overcommit | None = None
+    """Left out: the cluster's."""
+    capacity: CapacityOverride = CapacityOverride()
+    unreachable_after_seconds: Annotated[int, Field(ge=2, le=300)] = 8
+    """A host silent for this long is Ready=Unknown."""
+
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (
+        (
+            "self.clusterRef == oldSelf.clusterRef",
+            "spec.clusterRef is immutable; decommission the node and register it again",
+        ),
+    )
+
+
+class NodeCapacity(ApiModel):
+    """CPUs and memory of the host. Memory in MiB."""
+
+    cpu: int = 0
+    memory_mib: int = 0
+
+
+class OrphanDomain(ApiModel):
+    """A domain of this installation for which there is no VirtualMachine."""
+
+    namespace: str
+    name: str
+    epoch: str = ""
+    state: str = ""
+
+
+class TombstoneVolume(ApiModel):
+    """A volume to delete once its VM is surely gone."""
+
+    pool: str
+    file: str
+
+
+class Tombstone(ApiModel):
+    """A VM that was deleted while this host was away. Counts as a placement until it is settled."""
+
+    namespace: str
+    name: str
+    uid: str
+    epoch: str = ""
+    volumes: Annotated[list[TombstoneVolume], Field(max_length=64)] = Field(default_factory=list)
+
+
+class NodePool(ApiModel):
+    """A StoragePool as this host has it. Sizes in bytes."""
+
+    name: DnsName
+    ready: bool = False
+    capacity_bytes: int = 0
+    available_bytes: int = 0
+    message: str = ""
+
+
+class NodeNetwork(ApiModel):
+    """A VirtualNetwork as this host has it."""
+
+    namespace: DnsLabel
+    name: DnsName
+    ready: bool = False
+    message: str = ""
+
+
+class NodeNuma(ApiModel):
+    """One NUMA cell."""
+
+    cell: int
+    cpus: int = 0
+    memory_mib: int = 0
+
+
+class HypervisorNodeStatus(Status):
+    """What the host shows. Inventory is kept while the host is away; conditions say so."""
+
+    host_uuid: Annotated[str, Field(alias="hostUUID", max_length=36)] = ""
+    """Recorded at registration; another host behind the same URI is refused."""
+    boot: Annotated[str, Field(max_length=100)] = ""
+    """Nonce of the boot under which the host was last taken over."""
+    term: int = 0
+    """Lease term in which the host was last taken over and listed completely."""
+    last_contact: Annotated[str, Field(max_length=40)] = ""
+    """When the host last answered, to the minute."""
+    hostname: Annotated[str, Field(max_length=253)] = ""
+    libvirt_version: Annotated[str, Field(max_length=40)] = ""
+    hypervisor: Annotated[str, Field(max_length=80)] = ""
+    arch: Annotated[str, Field(max_length=20)] = ""
+    accel: Annotated[str, Field(max_length=10)] = ""
+    cpu_model: Annotated[str, Field(max_length=64)] = ""
+    cpu_vendor: Annotated[str, Field(max_length=64)] = ""
+    cpu_features: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=512)] = Field(
+        default_factory=list
+    )
+    usable_cpu_models: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=256)] = Field(
+        default_factory=list
+    )
+    machine_types: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=256)] = Field(
+        default_factory=list
+    )
+    firmware: Annotated[list[Annotated[str, Field(max_length=20)]], Field(max_length=5)] = Field(default_factory=list)
+    capacity: NodeCapacity = NodeCapacity()
+    """What the host has (or spec.capacity says)."""
+    allocatable: NodeCapacity = NodeCapacity()
+    """What VMs may be promised: capacity less reserved, times overcommit."""
+    numa: Annotated[list[NodeNuma], Field(max_length=64)] = Field(default_factory=list)
+    vms: int = 0
+    """Running domains of this installation."""
+    foreign_domains: int = 0
+    """Domains that are not ours; never touched."""
+    pools: Annotated[list[NodePool], Field(max_length=256, json_schema_extra=list_map("name"))] = Field(
+        default_factory=list
+    )
+    networks: Annotated[list[NodeNetwork], Field(max_length=1024, json_schema_extra=list_map("namespace", "name"))] = (
+        Field(default_factory=list)
+    )
+    bridges: Annotated[list[Annotated[str, Field(max_length=15)]], Field(max_length=256)] = Field(default_factory=list)
+    orphans: Annotated[list[OrphanDomain], Field(max_length=1000)] = Field(default_factory=list)
+    tombstones: Annotated[
+        list[Tombstone], Field(max_length=1000, json_schema_extra=list_map("namespace", "name", "uid"))
+    ] = Field(default_factory=list)
+    split_brains: Annotated[list[Text], Field(max_length=100)] = Field(default_factory=list)
+
+
+class HypervisorNode(Resource):
+    """One libvirt host. Deleting it decommissions the host: refused while VMs are placed on it."""
+
+    kind_name: ClassVar[str] = "HypervisorNode"
+    plural: ClassVar[str] = "hypervisornodes"
+    short_names: ClassVar[tuple[str, ...]] = ("hvn",)
+    scope: ClassVar[Scope] = Scope.CLUSTER
+    columns: ClassVar[tuple[PrinterColumn, ...]] = (
+        READY,
+        PrinterColumn(name="Cluster", path=".spec.clusterRef.name"),
+        PrinterColumn(name="VMs", path=".status.vms", type="integer"),
+        PrinterColumn(name="CPUs", path=".status.capacity.cpu", type="integer"),
+        PrinterColumn(name="MemoryMiB", path=".status.capacity.memoryMib", type="integer"),
+        PrinterColumn(name="Cordoned", path=".spec.unschedulable", type="boolean", priority=1),
+        PrinterColumn(name="Libvirt", path=".status.libvirtVersion", priority=1),
+        REASON,
+        AGE,
+        MESSAGE,
+    )
+    name_rule: ClassVar[tuple[str, str] | None] = (
+        "self.metadata.name.size() <= 63",
+        "metadata.name may have at most 63 characters",
+    )
+
+    spec: HypervisorNodeSpec
+    status: HypervisorNodeStatus = HypervisorNodeStatus()

@@ -1,0 +1,459 @@
+"""VirtualMachine: what a user wants of a VM, and what is true of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from lq_operator.api.base import (
+    AGE,
+    MESSAGE,
+    READY,
+    REASON,
+    ApiModel,
+    DnsLabel,
+    DnsName,
+    LabelSelector,
+    LocalRef,
+    PrinterColumn,
+    Quantity,
+    Resource,
+    SecretKeyRef,
+    SharedRef,
+    Status,
+    list_map,
+)
+from lq_operator.api.network import Ipv4
+from lq_operator.api.volume import VolumeSource
+
+Word = Annotated[str, Field(max_length=100)]
+Sentence = Annotated[str, Field(max_length=2000)]
+Mac = Annotated[str, Field(pattern=r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$", max_length=17)]
+"""A unicast MAC address in lower case."""
+
+PowerState = Literal["Running", "Stopped", "Paused", "Suspended"]
+
+
+class CpuSpec(ApiModel):
+    """vCPUs and how the guest sees them."""
+
+    count: Annotated[int, Field(ge=1, le=256)]
+    """vCPUs, 1 to 256."""
+    sockets: Annotated[int | None, Field(ge=1, le=256)] = None
+    cores: Annotated[int | None, Field(ge=1, le=256)] = None
+    threads: Annotated[int | None, Field(ge=1, le=8)] = None
+    model: Annotated[str | None, Field(max_length=64, pattern=r"^[-._a-zA-Z0-9]+$")] = None
+    """Named CPU model, or host-passthrough (then it cannot move between different hosts). Left out: the cluster's baseline."""
+    shares: Annotated[int | None, Field(ge=2, le=262144)] = None
+    """Weight against other VMs when CPUs are short. Left out: 1024 per vCPU's default of the host."""
+    limit_percent: Annotated[int | None, Field(ge=1, le=100)] = None
+    """Most of each vCPU that it may use, in percent."""
+
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (
+        (
+            "(has(self.sockets) == has(self.cores)) && (has(self.cores) == has(self.threads))",
+            "cpu.sockets, cpu.cores and cpu.threads go together: set all or none",
+        ),
+        (
+            "!has(self.sockets) || !has(self.cores) || !has(self.threads) || self.sockets * self.cores * self.threads == self.count",
+            "cpu.sockets x cpu.cores x cpu.threads must equal cpu.count",
+        ),
+    )
+
+
+class MemorySpec(ApiModel):
+    """Guest memory."""
+
+    size: Quantity
+    """256Mi to 1Ti."""
+
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (
+        (
+            "quantity(self.size).compareTo(quantity('256Mi')) >= 0 && quantity(self.size).compareTo(quantity('1Ti')) <= 0",
+            "memory.size must be from 256Mi to 1Ti",
+        ),
+    )
+
+
+class DiskTemplate(ApiModel):
+    """A Volume that is made for this VM and owned by it. Its name is VM-DISK."""
+
+    size: Quantity
+    """1Gi to 64Ti."""
+    pool_ref: DnsName | None = None
+    """StoragePool. Left out: the only pool of the cluster."""
+    source: VolumeSource = VolumeSource()
+    format: Literal["qcow2", "raw"] | None = None
+    reclaim_policy: Literal["Delete", "Retain"] = "Delete"
+    """What happens to the bytes when the VM is deleted."""
+
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (
+        (
+            "quantity(self.size).compareTo(quantity('1Gi')) >= 0 && quantity(self.size).compareTo(quantity('64Ti')) <= 0",
+            "disks[].template.size must be from 1Gi to 64Ti",
+        ),
+    )
+
+
+class Disk(ApiModel):
+    """One disk: an existing Volume, or a template."""
+
+    name: DnsLabel
+    volume_ref: LocalRef | None = None
+    """An existing Volume of this namespace."""
+    template: DiskTemplate | None = None
+    bus: Literal["virtio", "scsi", "sata"] = "virtio"
+    boot_order: Annotated[int | None, Field(ge=1, le=64)] = None
+    """1 is tried first. Left out everywhere: the first disk."""
+    cache: Literal["none", "writeback", "writethrough"] = "none"
+    read_only: bool = False
+
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("has(self.volumeRef) != has(self.template)", "each disk has either volumeRef or template"),
+    )
+
+
+class Interface(ApiModel):
+    """One network interface."""
+
+    name: DnsLabel
+    network_ref: SharedRef
+    mac: Mac | None = None
+    """Left out: derived from the VM's identity, and stays."""
+    addressing: Literal["Dhcp", "Claim", "None"] = "Dhcp"
+    """Dhcp: the network gives one. Claim: we reserve one (AddressClaim) and tell the guest by cloud-init. None: no business of ours."""
+    address: Ipv4 | None = None
+    """The address to claim. Left out: the first free one."""
+    model: Literal["virtio", "e1000e"] = "virtio"
+    boot_order: Annotated[int | None, Field(ge=1, le=64)] = None
+
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("!has(self.address) || self.addressing == 'Claim'", "interfaces[].address is for addressing Claim only"),
+    )
+
+
+class CloudInit(ApiModel):
+    """NoCloud seed. Read by the VM controller alone; nothing of it shows in status, events or logs."""
+
+    user_data: Annotated[str | None, Field(max_length=32768)] = None
+    """Inline, at most 32 KiB, readable by everyone who may read the VM. Secrets go into userDataSecretRef."""
+    user_data_secret_ref: SecretKeyRef | None = None
+    """At most 512 KiB."""
+    meta_data_secret_ref: SecretKeyRef | None = None
+    """Added to ours (instance-id and local-hostname are ours)."""
+    network_data: Annotated[str | None, Field(max_length=32768)] = None
+    """network-config, version 2. Left out: written from interfaces with a claimed address."""
+    network_data_secret_ref: SecretKeyRef | None = None
+    ssh_authorized_keys: Annotated[
+        list[Annotated[str, Field(min_length=16, max_length=8192, pattern=r"^[^\n\r\x00]+$")]], Field(max_length=64)
+    ] = Field(default_factory=list)
+    """Public keys for the image's default user."""
+    ssh_authorized_keys_secret_ref: SecretKeyRef | None = None
+    """One key a line."""
+    hostname: Annotated[str | None, Field(max_length=63, pattern=r"^[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?$")] = None
+    """Left out: the VM's name."""
+
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (
+        (
+            "!(has(self.userData) && has(self.userDataSecretRef))",
+            "cloudInit.userData and cloudInit.userDataSecretRef exclude each other",
+        ),
+        (
+            "!(has(self.networkData) && has(self.networkDataSecretRef))",
+            "cloudInit.networkData and cloudInit.networkDataSecretRef exclude each other",
+        ),
+    )
+
+
+class Toleration(ApiModel):
+    """Lets the VM onto hosts with this taint."""
+
+    key: Annotated[str, Field(max_length=317)] = ""
+    """'' with Exists tolerates everything."""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: Annotated[str, Field(max_length=63)] = ""
+    effect: Literal["NoSchedule", "PreferNoSchedule", ""] = ""
+
+
+class VmAffinityTerm(ApiModel):
+    """VMs of this namespace that match the selector, in the same topology domain."""
+
+    selector: LabelSelector
+    topology_key: Annotated[str, Field(min_length=1, max_length=317)] = "limiquantix.io/host"
+    """Label of hosts; limiquantix.io/host is the host itself."""
+    required: bool = True
+    weight: Annotated[int, Field(ge=1, le=100)] = 50
+    """For required: false."""
+
+
+class TopologySpread(ApiModel):
+    """At most maxSkew more of the matching VMs in one domain than in the emptiest."""
+
+    selector: LabelSelector
+    topology_key: Annotated[str, Field(min_length=1, max_length=317)] = "limiquantix.io/host"
+    max_skew: Annotated[int, Field(ge=1, le=1000)] = 1
+
+
+class PlacementWishes(ApiModel):
+    """Where it may and should run."""
+
+    node_selector: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)] = Field(
+        default_factory=dict
+    )
+    """Labels the host must have. limiquantix.io/host pins to one."""
+    node_affinity: LabelSelector = LabelSelector()
+    """The same with expressions."""
+    tolerations: Annotated[list[Toleration], Field(max_length=32)] = Field(default_factory=list)
+    affinity: Annotated[list[VmAffinityTerm], Field(max_length=8)] = Field(default_factory=list)
+    anti_affinity: Annotated[list[VmAffinityTerm], Field(max_length=8)] = Field(default_factory=list)
+    spread: Annotated[list[TopologySpread], Field(max_length=4)] = Field(default_factory=list)
+    strategy: Literal["Spread", "Pack", "Balanced"] | None = None
+    """Left out: the cluster's."""
+
+
+class Availability(ApiModel):
+    """What happens when its host fails."""
+
+    restart_on_host_failure: bool = True
+    """Start it elsewhere once there is evidence that its host does not run it."""
+    priority: Annotated[int, Field(ge=0, le=100)] = 50
+    """Higher is placed and restarted first."""
+
+
+class Shutdown(ApiModel):
+    """How it is stopped by wish."""
+
+    grace_period_seconds: Annotated[int, Field(ge=0, le=3600)] = 60
+    """After this long without success the guest is cut off. 0: at once."""
+
+
+class VirtualMachineSpec(ApiModel):
+    """What the user wants."""
+
+    cluster_ref: LocalRef | None = None
+    """Left out: the only cluster that admits the namespace."""
+    class_name: DnsName | None = None
+    """A VirtualMachineClass; or cpu and memory."""
+    cpu: CpuSpec | None = None
+    memory: MemorySpec | None = None
+    firmware: Literal["bios", "uefi", "uefi-secure"] = "bios"
+    tpm: bool = False
+    """TPM 2.0. Its state stays on the host (condition Restartable tells)."""
+    machine: Annotated[str | None, Field(max_length=64, pattern=r"^[-._a-zA-Z0-9]+$")] = None
+    """Machine type. Left out: the cluster's; recorded at the first start."""
+    disks: Annotated[list[Disk], Field(max_length=32, json_schema_extra=list_map("name"))] = Field(default_factory=list)
+    interfaces: Annotated[list[Interface], Field(max_length=16, json_schema_extra=list_map("name"))] = Field(
+        default_factory=list
+    )
+    cloud_init: CloudInit | None = None
+    guest_agent: bool = True
+    """Give it the channel of the QEMU guest agent."""
+    vnc: bool = True
+    """A VNC display on the host's loopback."""
+    console_log: bool = True
+    """Keep what the serial console prints, in the state pool."""
+    watchdog: Literal["reset", "poweroff", "pause"] | None = None
+    """What a guest that stops feeding its watchdog gets."""
+    power_state: PowerState | None = None
+    """Declared power state; operations that contradict it are refused. Left out: operations decide, starting with Running."""
+    restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
+    """When a guest ends by itself. Always: start again. OnFailure: after a crash or lost QEMU. Never: stay stopped."""
+    shutdown: Shutdown = Shutdown()
+    placement: PlacementWishes = PlacementWishes()
+    availability: Availability = Availability()
+    description: Annotated[str, Field(max_length=1000)] = ""
+    """For people; stored with the domain."""
+
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (
+        (
+            "has(self.className) ? (!has(self.cpu) && !has(self.memory)) : (has(self.cpu) && has(self.memory))",
+            "either spec.className, or both spec.cpu and spec.memory",
+        ),
+        (
+            "has(self.clusterRef) == has(oldSelf.clusterRef) && (!has(self.clusterRef) || self.clusterRef == oldSelf.clusterRef)",
+            "spec.clusterRef is immutable",
+        ),
+        (
+            "self.firmware == oldSelf.firmware",
+            "spec.firmware is immutable: the guest would not boot any more. Make a new VM with the same volumes",
+        ),
+    )
+
+
+# ---------------------------------------------------------------- status
+
+
+class EvidenceStatus(ApiModel):
+    """Typed proof that a host does not run this VM."""
+
+    kind: Word
+    host_uuid: Annotated[str, Field(alias="hostUUID", max_length=36)] = ""
+    epoch: Word = ""
+    boot: Word = ""
+    detail: Sentence = ""
+
+
+class PlacementStatus(ApiModel):
+    """Who owns the VM: see docs/reference/protocol. Changed only by tested patches; never edit it."""
+
+    phase: Literal["Released", "Assigned", "Committed", "Moving"]
+    write_id: Word
+    since: Word = ""
+    node: Annotated[str, Field(max_length=253)] = ""
+    host_uuid: Annotated[str, Field(alias="hostUUID", max_length=36)] = ""
+    boot: Word = ""
+    epoch: Word = ""
+    released_epoch: Word = ""
+    target: Annotated[str, Field(max_length=253)] = ""
+    target_uuid: Annotated[str, Field(alias="targetUUID", max_length=36)] = ""
+    target_boot: Word = ""
+    evidence: Annotated[list[EvidenceStatus], Field(max_length=8)] = Field(default_factory=list)
+
+
+class VerdictStatus(ApiModel):
+    """What the scheduler thinks of one host."""
+
+    node: DnsName
+    fits: bool
+    reason: Word = ""
+    message: Annotated[str, Field(max_length=400)] = ""
+    score: Annotated[int, Field(ge=0, le=1000)] = 0
+
+
+class SchedulingStatus(ApiModel):
+    """The scheduler's last decision, and why."""
+
+    message: Sentence = ""
+    verdicts: Annotated[list[VerdictStatus], Field(max_length=32, json_schema_extra=list_map("node"))] = Field(
+        default_factory=list
+    )
+    """At most 32 hosts, the best first."""
+    rejected: Annotated[dict[str, int], Field(max_length=32)] = Field(default_factory=dict)
+    """Reason -> number of hosts."""
+    remedies: Annotated[list[Annotated[str, Field(max_length=400)]], Field(max_length=8)] = Field(default_factory=list)
+    """Single changes that would make it fit, the cheapest first."""
+
+
+class PowerStatus(ApiModel):
+    """What the host shows."""
+
+    state: Literal["Running", "Stopped", "Paused", "Suspended", "Starting", "Stopping", "Crashed", "Unknown"] = (
+        "Unknown"
+    )
+    reason: Word = ""
+    since: Word = ""
+    wanted: Literal["Running", "Stopped", "Paused", "Suspended"] = "Running"
+    """What we work towards: spec.powerState, else what the last operation said."""
+    stop_deadline: Word = ""
+    """When a guest that was asked to stop is cut off."""
+    started_at: Word = ""
+    restarts: int = 0
+    """Starts by restartPolicy since the last start by wish."""
+    next_restart: Word = ""
+    reset_token: Word = ""
+    """uid of the last operation that was carried out."""
+
+
+class SlotStatus(ApiModel):
+    """Where the guest sees a device."""
+
+    device: Word
+    address: Word
+
+
+class HardwareStatus(ApiModel):
+    """Guest ABI, recorded at the first start: what a guest saw it sees for ever."""
+
+    machine: Word = ""
+    cpu_model: Word = ""
+    cpu_features: Annotated[list[Word], Field(max_length=512)] = Field(default_factory=list)
+    slots: Annotated[list[SlotStatus], Field(max_length=256)] = Field(default_factory=list)
+    targets: Annotated[list[SlotStatus], Field(max_length=64)] = Field(default_factory=list)
+
+
+class GuestStatus(ApiModel):
+    """What the guest agent says."""
+
+    agent: Literal["Connected", "Silent", "None"] = "None"
+    hostname: Annotated[str, Field(max_length=253)] = ""
+    os: Annotated[str, Field(max_length=200)] = ""
+    kernel: Word = ""
+    agent_version: Word = ""
+
+
+class InterfaceStatus(ApiModel):
+    """One interface as it is."""
+
+    name: DnsLabel
+    mac: Annotated[str, Field(max_length=17)]
+    network: Word = ""
+    claim: Annotated[str, Field(max_length=253)] = ""
+    addresses: Annotated[list[Annotated[str, Field(max_length=50)]], Field(max_length=16)] = Field(default_factory=list)
+
+
+class DiskStatus(ApiModel):
+    """One disk as it is."""
+
+    name: DnsLabel
+    volume: Annotated[str, Field(max_length=253)] = ""
+    ready: bool = False
+    message: Sentence = ""
+
+
+class EffectiveStatus(ApiModel):
+    """What holds where spec leaves it open. Memory in MiB."""
+
+    cluster: Annotated[str, Field(max_length=253)] = ""
+    class_name: Annotated[str, Field(max_length=253)] = ""
+    cpu: int = 0
+    memory_mib: int = 0
+    cpu_model: Word = ""
+    machine: Word = ""
+    spec_hash: Word = ""
+    """Of what the running guest was started with."""
+
+
+class VirtualMachineStatus(Status):
+    """What is true of the VM. One writer per field: docs/reference/protocol."""
+
+    placement: PlacementStatus | None = None
+    scheduling: SchedulingStatus | None = None
+    power: PowerStatus = PowerStatus()
+    effective: EffectiveStatus = EffectiveStatus()
+    hardware: HardwareStatus = HardwareStatus()
+    guest: GuestStatus = GuestStatus()
+    addresses: Annotated[list[Annotated[str, Field(max_length=50)]], Field(max_length=64)] = Field(default_factory=list)
+    interfaces: Annotated[list[InterfaceStatus], Field(max_length=16, json_schema_extra=list_map("name"))] = Field(
+        default_factory=list
+    )
+    disks: Annotated[list[DiskStatus], Field(max_length=32, json_schema_extra=list_map("name"))] = Field(
+        default_factory=list
+    )
+
+
+class VirtualMachine(Resource):
+    """A virtual machine. It never runs twice."""
+
+    kind_name: ClassVar[str] = "VirtualMachine"
+    plural: ClassVar[str] = "virtualmachines"
+    short_names: ClassVar[tuple[str, ...]] = ("vm",)
+    columns: ClassVar[tuple[PrinterColumn, ...]] = (
+        PrinterColumn(name="State", path=".status.power.state"),
+        READY,
+        PrinterColumn(name="Node", path=".status.placement.node"),
+        PrinterColumn(name="IP", path=".status.addresses[0]"),
+        PrinterColumn(name="Hostname", path=".status.guest.hostname"),
+        PrinterColumn(name="CPU", path=".status.effective.cpu", type="integer", priority=1),
+        PrinterColumn(name="MemoryMiB", path=".status.effective.memoryMib", type="integer", priority=1),
+        REASON,
+        AGE,
+        MESSAGE,
+    )
+    name_rule: ClassVar[tuple[str, str] | None] = (
+        "self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+        "metadata.name must be a DNS label of at most 63 characters: it becomes the guest's host name",
+    )
+
+    spec: VirtualMachineSpec
+    status: VirtualMachineStatus = VirtualMachineStatus()
