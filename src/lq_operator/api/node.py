@@ -114,32 +114,16 @@ class TombstoneVolume(ApiModel):
 
 
 class Tombstone(ApiModel):
-    """A VM that was deleted while this host was away. Counts as a placement until it is settled."""
+    """What was deleted while this host was away. That of a VM counts as a placement until it is settled."""
 
-    namespace: str
-    name: str
-    uid: str
-    epoch: str = ""
+    kind: Literal["VirtualMachine", "Volume"] = "VirtualMachine"
+    namespace: Annotated[str, Field(max_length=63)]
+    name: Annotated[str, Field(max_length=127)]
+    uid: Annotated[str, Field(max_length=64)]
+    epoch: Annotated[str, Field(max_length=40)] = ""
+    claims: Annotated[list[Annotated[str, Field(max_length=317)]], Field(max_length=16)] = Field(default_factory=list)
+    """AddressClaims (namespace/name) to give back once the VM is surely gone."""
     volumes: Annotated[list[TombstoneVolume], Field(max_length=64)] = Field(default_factory=list)
-
-
-class NodePool(ApiModel):
-    """A StoragePool as this host has it. Sizes in bytes."""
-
-    name: DnsName
-    ready: bool = False
-    capacity_bytes: int = 0
-    available_bytes: int = 0
-    message: str = ""
-
-
-class NodeNetwork(ApiModel):
-    """A VirtualNetwork as this host has it."""
-
-    namespace: DnsLabel
-    name: DnsName
-    ready: bool = False
-    message: str = ""
 
 
 class NodeNuma(ApiModel):
@@ -187,11 +171,6 @@ class HypervisorNodeStatus(Status):
     """Running domains of this installation."""
     foreign_domains: int = 0
     """Domains that are not ours; never touched."""
-    pools: Annotated[list[NodePool], Field(max_length=256, json_schema_extra=list_map("name"))] = Field(
-        default_factory=list
-    )
-    networks: Annotated[list[NodeNetwork], Field(max_length=1024, json_schema_extra=list_map("namespace", "name"))] = (
-        Field(default_factory=list)
     )
     bridges: Annotated[list[Annotated[str, Field(max_length=15)]], Field(max_length=256)] = Field(default_factory=list)
     orphans: Annotated[list[OrphanDomain], Field(max_length=1000)] = Field(default_factory=list)

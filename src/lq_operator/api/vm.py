@@ -351,8 +351,12 @@ class PowerStatus(ApiModel):
     restarts: int = 0
     """Starts by restartPolicy since the last start by wish."""
     next_restart: Word = ""
-    reset_token: Word = ""
-    """uid of the last operation that was carried out."""
+    epoch: Word = ""
+    """Epoch of the start that `state` speaks about."""
+    last_operation: Word = ""
+    """uid of the last VirtualMachineOperation that decided `wanted`."""
+    state_node: Annotated[str, Field(max_length=253)] = ""
+    """The host that holds the suspend image, where the state pool is local: it can resume only there."""
 
 
 class SlotStatus(ApiModel):
