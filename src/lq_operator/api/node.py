@@ -12,8 +12,6 @@ from lq_operator.api.base import (
     READY,
     REASON,
     ApiModel,
-    DnsLabel,
-    DnsName,
     LocalRef,
     PrinterColumn,
     Quantity,
@@ -171,7 +169,6 @@ class HypervisorNodeStatus(Status):
     """Running domains of this installation."""
     foreign_domains: int = 0
     """Domains that are not ours; never touched."""
-    )
     bridges: Annotated[list[Annotated[str, Field(max_length=15)]], Field(max_length=256)] = Field(default_factory=list)
     orphans: Annotated[list[OrphanDomain], Field(max_length=1000)] = Field(default_factory=list)
     tombstones: Annotated[
