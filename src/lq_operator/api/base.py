@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -210,7 +210,7 @@ AGE = PrinterColumn(name="Age", path=".metadata.creationTimestamp", type="date")
 MESSAGE = PrinterColumn(name="Message", path='.status.conditions[?(@.type=="Ready")].message', priority=1)
 
 
-class Scope(str, Enum):
+class Scope(StrEnum):
     """Where a kind lives."""
 
     NAMESPACED = "Namespaced"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import NewType
 
 NodeName = NewType("NodeName", str)
@@ -74,7 +74,7 @@ class Identity:
 # ---------------------------------------------------------------- placement (protocol.md)
 
 
-class Phase(str, Enum):
+class Phase(StrEnum):
     """Where a VM stands in the ownership protocol."""
 
     RELEASED = "Released"
@@ -83,7 +83,7 @@ class Phase(str, Enum):
     MOVING = "Moving"
 
 
-class EvidenceKind(str, Enum):
+class EvidenceKind(StrEnum):
     """The only things that prove that a host does not run a VM."""
 
     HOST_CONFIRMED_ABSENT = "host-confirmed-absent"
@@ -125,7 +125,7 @@ class Placement:
 # ---------------------------------------------------------------- what a host shows
 
 
-class DomainState(str, Enum):
+class DomainState(StrEnum):
     """libvirt's domain state in our words."""
 
     RUNNING = "Running"
