@@ -1,0 +1,125 @@
+"""Cached answers per request class: verdict and score of every host, brought up to date row by row.
+
+Equal shapes in one namespace are one class (the idea of Protean's rule caches). Only rows in the change logs are
+looked at again; what depends on other VMs (affinity, spreading) is never cached, because one VM changes whole domains.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from lq_operator.core.placement.filters import FILTERS, Depends, Filter, Question
+from lq_operator.core.placement.scores import SCORES, Score, after_placement
+from lq_operator.core.placement.state import ClusterState, FloatArray, IntArray, Rows
+
+ABSENT = len(FILTERS) + 2
+"""Verdict of a row without a host. 0 = fits, i = FILTERS[i - 1] refuses, GUARD = the failover guard refuses."""
+
+GUARD = len(FILTERS) + 1
+
+SCORE_STEPS = 2**20
+"""Scores are compared in steps of 2^-20, so that hosts that are practically equal are told apart by the seeded tie."""
+
+TIE_BITS = 42
+
+CODES = {rule.name: code for code, rule in enumerate(FILTERS, 1)}
+
+
+def keys_of(total: FloatArray, tie: IntArray) -> IntArray:
+    """Total order of feasible hosts: score in steps, then the tie breaker."""
+    key: IntArray = (total * SCORE_STEPS).astype(np.int64)
+    key <<= TIE_BITS
+    key |= tie
+    return key
+
+
+class ClassView:
+    """Verdicts and keys of one class."""
+
+    def __init__(self, state: ClusterState, question: Question, weights: dict[str, int]) -> None:
+        self.question = question
+        self.held_seen = 0
+        self.wish: FloatArray = np.zeros(0)
+        applicable = [rule for rule in FILTERS if rule.applies(question) or rule.depends is Depends.GROUPS]
+        self.facts_filters = [rule for rule in applicable if rule.depends is Depends.FACTS]
+        self.load_filters = [rule for rule in applicable if rule.depends is Depends.LOAD]
+        self.scores = [s for s in SCORES if s.cached and weights.get(s.name) and s.applies(question)]
+        self.weights = [weights[score.name] for score in self.scores]
+        self.weight = sum(self.weights)
+        self.wish_weight = weights.get("vm-wish", 0)
+        self._facts_position = (-1, 0)
+        self._load_position = (-1, 0)
+        self._pool_versions: tuple[int, ...] = ()
+        self.group_rules = self.group_filters()
+        self._allocate(state)
+
+    def _allocate(self, state: ClusterState) -> None:
+        size = len(state.alive)
+        self.static: npt.NDArray[np.int8] = np.zeros(size, np.int8)
+        self.verdict: npt.NDArray[np.int8] = np.full(size, ABSENT, np.int8)
+        self.key: IntArray = np.full(size, -1, np.int64)
+        self.total: FloatArray = np.zeros(size)
+        self.terms: FloatArray = np.zeros((len(self.scores), size))
+
+    def group_filters(self) -> list[Filter]:
+        """Filters about other VMs that have something to say now."""
+        return [rule for rule in FILTERS if rule.depends is Depends.GROUPS and rule.applies(self.question)]
+
+    def refresh(self, state: ClusterState) -> None:
+        """Bring every row up to date."""
+        if len(self.verdict) != len(state.alive):
+            self._allocate(state)
+            self._facts_position = self._load_position = (-1, 0)
+        n = state.n
+        if self._facts_position != state.facts_log.position:
+            rows = state.facts_log.since(self._facts_position)
+            self._facts_position = state.facts_log.position
+            self._judge_facts(state, slice(0, n) if rows is None else rows)
+            self.question.eligible = self.static == 0
+            self.question.eligible_domains.clear()
+        versions = tuple(state.pool_version.get(pool, 0) for pool in self.question.shape.pools)
+        if self._load_position != state.load_log.position or versions != self._pool_versions:
+            rows = state.load_log.since(self._load_position) if versions == self._pool_versions else None
+            self._load_position, self._pool_versions = state.load_log.position, versions
+            self._judge_load(state, slice(0, n) if rows is None or 2 * len(rows) > n else rows)
+
+    def _judge_facts(self, state: ClusterState, rows: Rows) -> None:
+        verdict = np.where(state.alive[rows], 0, ABSENT).astype(np.int8)
+        for rule in self.facts_filters:
+            failing = rule.fails(state, self.question, rows)
+            failing &= verdict == 0
+            verdict[failing] = CODES[rule.name]
+        self.static[rows] = verdict
+
+    def _judge_load(self, state: ClusterState, rows: Rows) -> None:
+        verdict = self.static[rows].copy() if isinstance(rows, slice) else self.static[rows]
+        free = verdict == 0
+        for rule in self.load_filters:
+            failing = rule.fails(state, self.question, rows)
+            failing &= free
+            verdict[failing] = CODES[rule.name]
+            free ^= failing
+        self.verdict[rows] = verdict
+        total = self._total(state, rows)
+        self.total[rows] = total
+        key = keys_of(total, state.tie[rows])
+        key[~free] = -1
+        self.key[rows] = key
+
+    def _total(self, state: ClusterState, rows: Rows) -> FloatArray:
+        after = after_placement(state, self.question.shape, rows)
+        total: FloatArray | None = None
+        for index, score in enumerate(self.scores):
+            value = score.value(state, self.question, after, rows)
+            self.terms[index][rows] = value
+            part = value * self.weights[index]
+            total = part if total is None else total + part
+        if total is None:
+            return np.zeros(len(after.cpu))
+        return total * (1.0 / self.weight)
+
+
+def wish_score() -> Score:
+    """The one score that is not cached."""
+    return next(score for score in SCORES if not score.cached)

@@ -1,0 +1,329 @@
+"""The placement engine: cluster state in, decisions with reasons out.
+
+Deterministic: the same facts, VMs, request and seed give the same bytes, whatever the order of events was. One
+thread at a time. Holds no clock: the caller expires reservations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from lq_operator.core.placement import counterfactual, explain
+from lq_operator.core.placement.classes import ABSENT, CODES, GUARD, ClassView, keys_of, wish_score
+from lq_operator.core.placement.filters import FILTERS, Question, cell_fits
+from lq_operator.core.placement.scores import after_placement, weights_for
+from lq_operator.core.placement.state import ClusterState, IntArray, Occupant
+from lq_operator.core.placement.types import (
+    Decision,
+    HostFacts,
+    Placed,
+    PlacementRequest,
+    Ranked,
+    Reservation,
+    Shape,
+    Verdict,
+    VmKey,
+)
+
+GUARD_NAME = "failover"
+GUARD_TRIES = 64
+CACHE_BYTES = 128 * 2**20
+"""Memory for cached classes; the least recently used class goes first."""
+
+FILTER_NAMES = ("", *(rule.name for rule in FILTERS), GUARD_NAME)
+
+Guard = Callable[[VmKey, Shape, str], str]
+"""Asked before a host is chosen: '' = yes, else the sentence that refuses (failover admission)."""
+
+
+class PlacementEngine:
+    """Places one VM at a time on the best host that passes every filter.
+
+    strategy: default of requests that name none ('spread', 'balanced', 'pack'). seed: breaks ties between equal hosts,
+    give every replica its own. guard: failover admission, or None for off.
+    """
+
+    def __init__(self, strategy: str = "balanced", *, seed: int = 0, guard: Guard | None = None) -> None:
+        weights_for(strategy)
+        self.strategy = strategy
+        self.seed = seed
+        self.guard = guard
+        self.state = ClusterState(seed)
+        self._views: dict[tuple[str, Shape], ClassView] = {}
+        self._asked: dict[VmKey, Shape] = {}
+
+    # ------------------------------------------------------------ events
+
+    def set_host(self, facts: HostFacts) -> None:
+        """A host appeared or changed. O(labels + resources of the host)."""
+        self.state.set_host(facts)
+
+    def remove_host(self, name: str) -> None:
+        """A host left. Its VMs stay known: they count again when it comes back."""
+        self.state.remove_host(name)
+
+    def set_vm(self, placed: Placed) -> None:
+        """A VM holds room on a host (known or not). Ends a reservation of the same VM on the same host; one on
+        another host stays, as both sides of a move hold room."""
+        old = self.state.placed.get(placed.identity)
+        if old == placed:
+            return
+        if old is not None:
+            self.state.vacate(old.host, placed.identity)
+        reservation = self.state.reserved.get(placed.identity)
+        if reservation is not None and reservation.host == placed.host:
+            self.release(placed.identity)
+        self.state.placed[placed.identity] = placed
+        self.state.occupy(placed.host, placed.identity, Occupant(placed.shape, placed.numa_cells, reserved=False))
+
+    def remove_vm(self, identity: VmKey) -> None:
+        """A VM holds no room any more. A reservation it has elsewhere stays until `release`."""
+        old = self.state.placed.pop(identity, None)
+        if old is not None:
+            self.state.vacate(old.host, identity)
+
+    def reserve(self, identity: VmKey, host: str, shape: Shape | None = None) -> Reservation | Verdict:
+        """Hold room for a decision in flight; a Verdict says why the host does not fit (any more).
+
+        `shape` may be left out for a VM that `decide` was asked about. A second reservation replaces the first.
+        """
+        shape = shape or self._asked.get(identity)
+        if shape is None:
+            raise ValueError(f"reserve {identity}: no shape is known; decide first or pass the shape")
+        self.release(identity)
+        placed = self.state.placed.get(identity)
+        if placed is not None and placed.host == host:  # it holds that room already
+            return Reservation(identity, host, shape, placed.numa_cells, self.version(host))
+        verdict = self.verdict(PlacementRequest(identity, shape), host)
+        if verdict.filter:
+            return verdict
+        cells = self._choose_cells(shape, self.state.rows[host])
+        self.state.occupy(host, identity, Occupant(shape, cells, reserved=True))
+        reservation = Reservation(identity, host, shape, cells, self.version(host))
+        self.state.reserved[identity] = reservation
+        self._asked.pop(identity, None)
+        return reservation
+
+    def release(self, identity: VmKey) -> None:
+        """Give a reservation back; nothing happens where there is none."""
+        reservation = self.state.reserved.pop(identity, None)
+        if reservation is not None:
+            self.state.vacate(reservation.host, identity)
+
+    def version(self, host: str) -> int:
+        """Version of a host's row: changes with every event that touches it. -1 = unknown host."""
+        row = self.state.rows.get(host)
+        return -1 if row is None else int(self.state.version[row])
+
+    # ------------------------------------------------------------ questions
+
+    def decide(self, request: PlacementRequest) -> Decision:
+        """The best host, or None with the cheapest single changes that would make the VM fit.
+
+        A VM that already holds room is judged as if it held none.
+        """
+        held = self._lift(request.identity)
+        try:
+            decision = self._decide(request)
+        finally:
+            self._put_back(request.identity, held)
+        if len(self._asked) > 10_000:
+            self._asked.clear()
+        self._asked[request.identity] = request.shape
+        return decision
+
+    def explain(self, request: PlacementRequest) -> tuple[Verdict, ...]:
+        """The verdict of every host, by name; filter '' = it fits."""
+        held = self._lift(request.identity)
+        try:
+            verdict, _, view = self._judge(request)
+            rows = sorted(self.state.rows.items())
+            return tuple(self._verdict(view, row, int(verdict[row])) for _, row in rows)
+        finally:
+            self._put_back(request.identity, held)
+
+    def verdict(self, request: PlacementRequest, host: str) -> Verdict:
+        """The verdict of one host."""
+        row = self.state.rows.get(host)
+        if row is None:
+            return Verdict(host, "ready", "is not known")
+        held = self._lift(request.identity)
+        try:
+            verdict, _, view = self._judge(request)
+            return self._verdict(view, row, int(verdict[row]))
+        finally:
+            self._put_back(request.identity, held)
+
+    # ------------------------------------------------------------ inside
+
+    def _lift(self, identity: VmKey) -> list[tuple[str, Occupant]]:
+        hosts = [
+            entry.host
+            for entry in (self.state.placed.get(identity), self.state.reserved.get(identity))
+            if entry is not None
+        ]
+        held = [(host, self.state.occupants[host][identity]) for host in hosts]
+        for host, _ in held:
+            self.state.vacate(host, identity)
+        return held
+
+    def _put_back(self, identity: VmKey, held: list[tuple[str, Occupant]]) -> None:
+        for host, occupant in held:
+            self.state.occupy(host, identity, occupant)
+
+    def _view(self, namespace: str, shape: Shape) -> ClassView:
+        key = (namespace, shape)
+        view = self._views.pop(key, None)
+        if view is None:
+            view = self._new_view(namespace, shape)
+        self._views[key] = view  # last = most recently used
+        held = self.state.groups.held_order
+        if view.held_seen != len(held):
+            found = [group for group in held[view.held_seen :] if group.selects(namespace, shape)]
+            view.question.refused_by = (*view.question.refused_by, *found)
+            view.held_seen = len(held)
+            view.group_rules = view.group_filters()
+        view.refresh(self.state)
+        return view
+
+    def _new_view(self, namespace: str, shape: Shape) -> ClassView:
+        limit = max(16, CACHE_BYTES // (80 * len(self.state.alive)))
+        while len(self._views) >= limit:
+            self._forget(next(iter(self._views)))
+        groups = self.state.groups
+        for key in {
+            term.topology_key
+            for term in (*shape.affinity, *shape.anti_affinity, *shape.spread, *(w.term for w in shape.preferred))
+        }:
+            self.state.topology(key)
+        question = Question(
+            namespace,
+            shape,
+            affinity=tuple((term, groups.member_group(term, namespace)) for term in shape.affinity),
+            anti_affinity=tuple((term, groups.member_group(term, namespace)) for term in shape.anti_affinity),
+            spread=tuple((spread, groups.member_group(spread.term, namespace)) for spread in shape.spread),
+            preferred=tuple((w.term, groups.member_group(w.term, namespace), w.weight) for w in shape.preferred),
+        )
+        for group in question.groups():
+            group.users += 1
+        return ClassView(self.state, question, weights_for(shape.strategy or self.strategy))
+
+    def _forget(self, key: tuple[str, Shape]) -> None:
+        view = self._views.pop(key)
+        for group in view.question.groups():
+            group.users -= 1
+            if not group.users:
+                self.state.groups.drop_member_group(group)
+
+    def _judge(self, request: PlacementRequest) -> tuple[np.ndarray, IntArray, ClassView]:
+        """Verdict code and key of every row; the arrays may be the view's own: do not write to them."""
+        view = self._view(request.identity.namespace, request.shape)
+        state, question, n = self.state, view.question, self.state.n
+        verdict, key, rows = view.verdict[:n], view.key[:n], slice(0, n)
+        if view.group_rules:
+            verdict = verdict.copy()
+            free = verdict == 0
+            for rule in view.group_rules:
+                failing = rule.fails(state, question, rows)
+                failing = failing & free
+                verdict[failing] = CODES[rule.name]
+                free ^= failing
+            if not question.preferred:
+                key = np.where(free, key, -1)
+        if question.preferred and view.wish_weight:
+            key = np.where(verdict == 0, keys_of(self._wish_total(view), state.tie[:n]), -1)
+        return verdict, key, view
+
+    def _wish_total(self, view: ClassView) -> np.ndarray:
+        state, rows = self.state, slice(0, self.state.n)
+        wish = wish_score().value(state, view.question, after_placement(state, view.question.shape, rows), rows)
+        view.wish = wish
+        weight = view.weight + view.wish_weight
+        total: np.ndarray = (view.total[rows] * view.weight + wish * view.wish_weight) * (1.0 / weight)
+        return total
+
+    def _decide(self, request: PlacementRequest) -> Decision:
+        verdict, key, view = self._judge(request)
+        state = self.state
+        counts = np.bincount(verdict, minlength=ABSENT + 1).tolist() if state.n else [0] * (ABSENT + 1)
+        refusals: list[Verdict] = []
+        rows = self._best_rows(request, key, refusals)
+        best = tuple(self._ranked(view, row) for row in rows)
+        total = len(state.rows)
+        rejected = tuple((FILTER_NAMES[code], counts[code]) for code in range(1, GUARD) if counts[code])
+        if refusals:
+            rejected += ((GUARD_NAME, len(refusals)),)
+        examples = (*self._examples(view, verdict, counts), *refusals[:1])
+        if rows:
+            cells = self._choose_cells(request.shape, rows[0]) if request.shape.bound_cells else ()
+            feasible = counts[0] - len(refusals)
+            text = explain.say_placed(best, feasible, total, rejected, examples)
+            return Decision(request.identity, best[0].host, cells, best, feasible, total, rejected, examples, (), text)
+        changes = () if refusals else counterfactual.cheapest(self, request)
+        text = explain.say_unplaced(total, rejected, examples, changes)
+        return Decision(request.identity, None, (), (), 0, total, rejected, examples, changes, text)
+
+    def _best_rows(self, request: PlacementRequest, key: IntArray, refusals: list[Verdict]) -> list[int]:
+        """The best three rows; with a guard the first of them is one that it accepts."""
+        if not len(key):
+            return []
+        best: list[int] = []
+        taken: list[tuple[int, int]] = []
+        while len(best) < 3 and len(taken) < GUARD_TRIES + 3:
+            row = int(key.argmax())
+            value = int(key[row])
+            if value < 0:
+                break
+            taken.append((row, value))
+            key[row] = -1
+            if not best and self.guard is not None:
+                refusal = self.guard(request.identity, request.shape, self.state.names[row])
+                if refusal:
+                    refusals.append(Verdict(self.state.names[row], GUARD_NAME, refusal))
+                    continue
+            best.append(row)
+        for row, value in taken:  # the keys may be the class's own
+            key[row] = value
+        return best
+
+    def _ranked(self, view: ClassView, row: int) -> Ranked:
+        values = view.terms[:, row].tolist()
+        terms = [
+            (score.name, weight, value) for score, weight, value in zip(view.scores, view.weights, values, strict=True)
+        ]
+        total, weight = float(view.total[row]), view.weight
+        if view.question.preferred and view.wish_weight:
+            wish = float(view.wish[row])
+            total = (total * weight + wish * view.wish_weight) * (1.0 / (weight + view.wish_weight))
+            terms.append(("vm-wish", view.wish_weight, wish))
+        return Ranked(self.state.names[row], total, tuple(terms))
+
+    def _examples(self, view: ClassView, verdict: np.ndarray, counts: list[int]) -> tuple[Verdict, ...]:
+        """One host per filter that refused, the one with the highest tie breaker: no order of events shows in it."""
+        tie = self.state.tie[: self.state.n]
+        return tuple(
+            self._verdict(view, int((tie * (verdict == code)).argmax()), code)
+            for code in range(1, GUARD)
+            if counts[code]
+        )
+
+    def _verdict(self, view: ClassView, row: int, code: int) -> Verdict:
+        if not code:
+            return Verdict(self.state.names[row], "", "fits")
+        rule = FILTERS[code - 1]
+        return Verdict(self.state.names[row], rule.name, rule.says(self.state, view.question, row))
+
+    def _choose_cells(self, shape: Shape, row: int) -> tuple[int, ...]:
+        """Cells for a bound VM: the fullest that fit (best fit), so that large holes stay large."""
+        if not shape.bound_cells:
+            return ()
+        entry = self.state.row[row]
+        assert entry is not None
+        one = np.array([row])
+        fits = np.flatnonzero(cell_fits(self.state, shape, one)[0]).tolist()
+        memory = self.state.cells(shape.hugepage_kib)[row].tolist()
+        pcpus = self.state.cells(-1)[row].tolist()
+        order = sorted(fits, key=lambda index: (memory[index], pcpus[index], entry.facts.cells[index].cell))
+        return tuple(sorted(entry.facts.cells[index].cell for index in order[: shape.bound_cells]))

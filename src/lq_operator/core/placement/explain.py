@@ -1,0 +1,61 @@
+"""Words for a decision: one bounded sentence for status and condition, and the verdict of every host on request.
+
+Owns wording only; every number in it comes from the engine's arrays.
+"""
+
+from __future__ import annotations
+
+from lq_operator.core.placement.types import Change, Ranked, Verdict
+
+MAX_SENTENCE = 1024
+"""Longest sentence in characters: what a condition message may hold with room to spare (Kubernetes allows 32768)."""
+
+
+def bounded(text: str, limit: int = MAX_SENTENCE) -> str:
+    """Cut at the limit, visibly."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _terms(ranked: Ranked) -> str:
+    return ", ".join([f"{name} {value:.2f}x{weight}" for name, weight, value in ranked.terms])
+
+
+def say_placed(
+    best: tuple[Ranked, ...],
+    feasible: int,
+    total: int,
+    rejected: tuple[tuple[str, int], ...],
+    examples: tuple[Verdict, ...],
+) -> str:
+    """Sentence for a VM that fits: where, why there, what came next, what was refused."""
+    first = best[0]
+    text = f"{first.host} is the best of {feasible} fitting hosts ({total} in all): {first.score:.4f} = {_terms(first)}"
+    if len(best) > 1:
+        text += "; then " + ", ".join([f"{r.host} {r.score:.4f} ({_terms(r)})" for r in best[1:]])
+    if rejected:
+        text += f"; refused: {say_rejected(rejected, examples)}"
+    return bounded(text)
+
+
+def say_rejected(rejected: tuple[tuple[str, int], ...], examples: tuple[Verdict, ...]) -> str:
+    """Counts per filter, with one host and its number where there is an example."""
+    example = {verdict.filter: verdict for verdict in examples}
+    parts = []
+    for name, count in rejected:
+        shown = example.get(name)
+        parts.append(f"{name} {count} ({shown.host} {shown.sentence})" if shown else f"{name} {count}")
+    return ", ".join(parts)
+
+
+def say_unplaced(
+    total: int, rejected: tuple[tuple[str, int], ...], examples: tuple[Verdict, ...], changes: tuple[Change, ...]
+) -> str:
+    """Sentence for a VM that fits nowhere: the remedy first, then what refused it."""
+    if not total:
+        return "0 of 0 hosts fit: no host is known; add a HypervisorNode"
+    text = f"0 of {total} hosts fit"
+    if changes:
+        text += "; it would fit if " + ", or if ".join([change.sentence for change in changes])
+    else:
+        text += "; no single change makes it fit"
+    return bounded(f"{text}; refused: {say_rejected(rejected, examples)}")
