@@ -6,7 +6,19 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from lq_operator.api.base import AGE, MESSAGE, READY, REASON, ApiModel, DnsName, PrinterColumn, Resource, Scope, Status
+from lq_operator.api.base import (
+    AGE,
+    MESSAGE,
+    NO_CONTROL,
+    READY,
+    REASON,
+    ApiModel,
+    DnsName,
+    PrinterColumn,
+    Resource,
+    Scope,
+    Status,
+)
 
 
 class HostAttestationSpec(ApiModel):
@@ -14,15 +26,17 @@ class HostAttestationSpec(ApiModel):
 
     node: DnsName
     """HypervisorNode that the statement is about."""
-    host_uuid: Annotated[str, Field(alias="hostUUID", pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    host_uuid: Annotated[
+        str, Field(alias="hostUUID", max_length=36, pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+    ]
     """status.hostUUID of that node: proves that you looked at the right machine."""
-    boot: Annotated[str, Field(min_length=1, max_length=100)]
+    boot: Annotated[str, Field(min_length=1, max_length=100, pattern=NO_CONTROL)]
     """status.boot of that node: the boot that is over. Covers no start in a later boot."""
     statement: Literal["PoweredOff", "Destroyed"]
     """PoweredOff: I saw that it has no power. Destroyed: it will never run again."""
-    seen: Annotated[str, Field(min_length=10, max_length=1000)]
+    seen: Annotated[str, Field(min_length=10, max_length=1000, pattern=NO_CONTROL)]
     """What you saw, in your words, for the audit."""
-    attested_by: Annotated[str, Field(min_length=2, max_length=253)]
+    attested_by: Annotated[str, Field(min_length=2, max_length=253, pattern=NO_CONTROL)]
     """Who you are."""
 
     cel: ClassVar[tuple[tuple[str, str], ...]] = (
@@ -45,6 +59,7 @@ class HostAttestation(Resource):
     plural: ClassVar[str] = "hostattestations"
     short_names: ClassVar[tuple[str, ...]] = ("attest",)
     scope: ClassVar[Scope] = Scope.CLUSTER
+    selectable: ClassVar[tuple[str, ...]] = (".spec.node",)
     columns: ClassVar[tuple[PrinterColumn, ...]] = (
         PrinterColumn(name="Node", path=".spec.node"),
         PrinterColumn(name="Statement", path=".spec.statement"),

@@ -47,7 +47,38 @@ Quantity = Annotated[
 """A quantity as Kubernetes writes it: 512Mi, 4Gi."""
 
 Text = Annotated[str, Field(max_length=1000)]
-"""Free text for people; never interpreted."""
+"""Free text for people, written by us; never interpreted."""
+
+NO_CONTROL = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\x{fffe}\x{ffff}]*$"
+"""What a user may write as free text: XML 1.0 cannot carry these characters, and a terminal would obey some of them.
+Read by Rust's regex (pydantic) and Go's RE2 (the API server) alike; Python's `re` knows no \\x{...}."""
+
+UserText = Annotated[str, Field(max_length=1000, pattern=NO_CONTROL)]
+"""Free text from a user; never interpreted."""
+
+_LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+
+LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=_LABEL_KEY)]
+"""A label key as Kubernetes writes it: tier, example.com/rack."""
+
+LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+"""A label value as Kubernetes writes it; may be empty."""
+
+LabelMap = Annotated[
+    dict[str, LabelValue],
+    Field(
+        max_length=32,
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": f"self.all(key, key.size() <= 317 && key.matches('{_LABEL_KEY}'))",
+                    "message": "every key must be a label key of at most 317 characters, for example example.com/rack",
+                }
+            ]
+        },
+    ),
+]
+"""Label key -> value, at most 32."""
 
 
 class OwnerReference(ApiModel):
@@ -112,15 +143,17 @@ class Status(ApiModel):
 
 
 class LocalRef(ApiModel):
-    """Names an object of the same namespace."""
+    """Names an object of the same namespace (or a cluster-scoped one)."""
 
     name: DnsName
+    """Its metadata.name."""
 
 
 class SharedRef(ApiModel):
     """Names an object that may live in another namespace which allows it (allowedNamespaces)."""
 
     name: DnsName
+    """Its metadata.name."""
     namespace: Annotated[DnsLabel | None, Field(description="Left out: the referring object's own namespace.")] = None
 
 
@@ -128,24 +161,36 @@ class SecretKeyRef(ApiModel):
     """One key of a Secret. Cluster-scoped kinds resolve it in the operator's namespace, others in their own."""
 
     name: DnsName
+    """The Secret's metadata.name."""
     key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+    """Key in the Secret's data."""
 
 
 class LabelSelectorRequirement(ApiModel):
     """key In/NotIn/Exists/DoesNotExist values, as in metav1."""
 
-    key: Annotated[str, Field(min_length=1, max_length=317)]
+    key: LabelKey
+    """Label that is looked at."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
-    values: Annotated[list[Annotated[str, Field(max_length=63)]], Field(max_length=32)] = Field(default_factory=list)
+    """In and NotIn compare with values; Exists and DoesNotExist look at the key alone."""
+    values: Annotated[list[LabelValue], Field(max_length=32)] = Field(default_factory=list)
+    """For In and NotIn."""
+
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (
+        (
+            "self.operator in ['In', 'NotIn'] ? (has(self.values) && self.values.size() > 0) : (!has(self.values) || self.values.size() == 0)",
+            "values are required for In and NotIn, and not allowed for Exists and DoesNotExist",
+        ),
+    )
 
 
 class LabelSelector(ApiModel):
     """A label selector, as in metav1: all of matchLabels and all of matchExpressions."""
 
-    match_labels: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)] = Field(
-        default_factory=dict
-    )
+    match_labels: LabelMap = Field(default_factory=dict)
+    """Labels that must be there with exactly these values."""
     match_expressions: Annotated[list[LabelSelectorRequirement], Field(max_length=16)] = Field(default_factory=list)
+    """Terms that must all hold."""
 
     def matches(self, labels: dict[str, str]) -> bool:
         """True when `labels` satisfies every term; the empty selector matches everything."""
@@ -175,9 +220,11 @@ class AllowedNamespaces(ApiModel):
         Field(alias="from", description="Same: only its own namespace. All: everyone. Selector: by namespace labels."),
     ] = "Same"
     selector: LabelSelector | None = None
+    """Labels of the namespaces that may refer to this object; for from: Selector."""
 
     cel: ClassVar[tuple[tuple[str, str], ...]] = (
         ("self.from != 'Selector' || has(self.selector)", "selector is required when from is Selector"),
+        ("self.from == 'Selector' || !has(self.selector)", "selector is for from: Selector only"),
     )
 
     def admits(self, *, own_namespace: str | None, namespace: str, labels: dict[str, str]) -> bool:
@@ -227,6 +274,8 @@ class Resource(ApiModel):
     columns: ClassVar[tuple[PrinterColumn, ...]] = (READY, REASON, AGE)
     name_rule: ClassVar[tuple[str, str] | None] = None
     """(CEL rule over self.metadata.name, message) where a kind narrows its names."""
+    selectable: ClassVar[tuple[str, ...]] = ()
+    """Paths for `kubectl get --field-selector` and for watches of a part, besides metadata."""
 
     api_version: str = API_VERSION
     kind: str = ""

@@ -9,6 +9,7 @@ from pydantic import Field
 from lq_operator.api.base import (
     AGE,
     MESSAGE,
+    NO_CONTROL,
     READY,
     REASON,
     AllowedNamespaces,
@@ -53,11 +54,16 @@ class StatePool(ApiModel):
     access: Literal["Local", "Shared"] = "Local"
     """Shared: the same file system on every host (NFS or the like), so that a VM takes its state along."""
 
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("!self.path.contains('..')", "statePool.path must not contain '..'"),
+    )
+
 
 class PhysicalNetwork(ApiModel):
     """A bridge that exists on the hosts and which this cluster opens to some namespaces."""
 
     name: DnsLabel
+    """What VirtualNetwork.spec.physicalNetwork says."""
     bridge: Annotated[str, Field(min_length=1, max_length=15, pattern=r"^[-._a-zA-Z0-9]+$")]
     """Name of the Linux bridge on the hosts."""
     allowed_namespaces: AllowedNamespaces = AllowedNamespaces()
@@ -70,11 +76,15 @@ class HypervisorClusterSpec(ApiModel):
     allowed_namespaces: AllowedNamespaces = AllowedNamespaces.model_validate({"from": "All"})
     """Whose VMs may run here."""
     scheduling: SchedulingPolicy = SchedulingPolicy()
+    """How VMs are placed."""
     overcommit: Overcommit = Overcommit()
+    """How much more may be promised than a host has; a node may say otherwise."""
     state_pool: StatePool = StatePool()
+    """Where state that is not on disks lives."""
     physical_networks: Annotated[list[PhysicalNetwork], Field(max_length=64, json_schema_extra=list_map("name"))] = (
         Field(default_factory=list)
     )
+    """Bridges of the hosts that VirtualNetworks of type bridge may use."""
     cpu_model: Annotated[str, Field(max_length=64, pattern=r"^[-._a-zA-Z0-9]*$")] = ""
     """Named CPU model for guests. Left out: the best model that all hosts can give, pinned in status when first known."""
     machine: Annotated[str, Field(max_length=64, pattern=r"^[-._a-zA-Z0-9]+$")] = "q35"
@@ -83,7 +93,7 @@ class HypervisorClusterSpec(ApiModel):
     """When a VM may start: Complete = every member was taken over and listed in this term, or is proved to be off."""
     split_brain_policy: Literal["Report", "KillStale"] = "Report"
     """What happens to a running domain with a stale epoch: only told, or destroyed where a newer one surely runs."""
-    recovery: Annotated[str, Field(max_length=63)] = ""
+    recovery: Annotated[str, Field(max_length=63, pattern=NO_CONTROL)] = ""
     """Write a new word here after restoring a backup of the API server: nothing unconfirmed starts until all hosts were compared."""
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from lq_operator.api.base import (
     AGE,
     MESSAGE,
+    NO_CONTROL,
     READY,
     REASON,
     AllowedNamespaces,
@@ -25,9 +26,9 @@ from lq_operator.api.base import (
 class ImageSource(ApiModel):
     """Where the bytes are and how to know them."""
 
-    url: Annotated[str, Field(min_length=8, max_length=2000, pattern=r"^(https?|file)://[^\s]+$")]
+    url: Annotated[str, Field(min_length=8, max_length=2000, pattern=r"^(https?|file)://[!-~]+$")]
     """http or https. file:// is for administrators (the importer must be allowed the directory)."""
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f]{64}$")]
     """Checksum of the bytes behind the URL."""
     format: Literal["qcow2", "raw"] = "qcow2"
     """Format of the bytes; the header is checked against it."""
@@ -37,17 +38,26 @@ class ImageSpec(ApiModel):
     """Source, limits and sharing."""
 
     source: ImageSource
+    """Where the bytes are and how to know them. Immutable."""
     allowed_namespaces: AllowedNamespaces = AllowedNamespaces()
     """Who besides its own namespace may make volumes of it."""
     max_size: Quantity = "64Gi"
     """Refused when the download or the virtual size is larger."""
-    os: Annotated[str, Field(max_length=100)] = ""
+    os: Annotated[str, Field(max_length=100, pattern=NO_CONTROL)] = ""
     """For people: what is inside."""
     min_memory: Quantity | None = None
     """For people and the VM controller: what a guest of it needs."""
 
     cel: ClassVar[tuple[tuple[str, str], ...]] = (
         ("self.source == oldSelf.source", "spec.source is immutable; volumes were made of it. Write a new Image"),
+        (
+            "quantity(self.maxSize).compareTo(quantity('1Mi')) >= 0 && quantity(self.maxSize).compareTo(quantity('64Ti')) <= 0",
+            "spec.maxSize must be from 1Mi to 64Ti",
+        ),
+        (
+            "!has(self.minMemory) || quantity(self.minMemory).compareTo(quantity('1Ti')) <= 0",
+            "spec.minMemory must be at most 1Ti",
+        ),
     )
 
 

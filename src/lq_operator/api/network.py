@@ -43,7 +43,9 @@ class AddressRange(ApiModel):
     """First and last address, both included."""
 
     start: Ipv4
+    """First address."""
     end: Ipv4
+    """Last address."""
 
 
 class VirtualNetworkSpec(ApiModel):
@@ -65,7 +67,9 @@ class VirtualNetworkSpec(ApiModel):
     dns: Annotated[list[Ipv4], Field(max_length=4)] = Field(default_factory=list)
     """Told to guests that have a claimed address."""
     mtu: Annotated[int | None, Field(ge=576, le=9216)] = None
+    """Left out: the host's default (1500)."""
     allowed_namespaces: AllowedNamespaces = AllowedNamespaces()
+    """Who besides its own namespace may plug VMs into it."""
 
     cel: ClassVar[tuple[tuple[str, str], ...]] = (
         ("self.type != 'bridge' || has(self.physicalNetwork)", "spec.physicalNetwork is required when type is bridge"),
@@ -116,6 +120,7 @@ class VirtualNetwork(Resource):
     kind_name: ClassVar[str] = "VirtualNetwork"
     plural: ClassVar[str] = "virtualnetworks"
     short_names: ClassVar[tuple[str, ...]] = ("vnet",)
+    selectable: ClassVar[tuple[str, ...]] = (".spec.type", ".spec.physicalNetwork")
     columns: ClassVar[tuple[PrinterColumn, ...]] = (
         READY,
         PrinterColumn(name="Type", path=".spec.type"),
@@ -137,11 +142,15 @@ class AddressClaimSpec(ApiModel):
     """One address of one network. The name is network + address, so that creating it is the uniqueness check."""
 
     network_ref: LocalRef
+    """VirtualNetwork of this namespace. Immutable."""
     address: Ipv4
+    """The address. Immutable."""
     vm: SharedRef | None = None
     """The VM that has it. Left out: reserved by a person."""
-    interface: Annotated[str, Field(max_length=63)] = ""
-    mac: Annotated[str, Field(max_length=17)] = ""
+    interface: Annotated[str, Field(max_length=63, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$")] = ""
+    """The VM's interface that has it."""
+    mac: Annotated[str, Field(max_length=17, pattern=r"^([0-9a-f]{2}(:[0-9a-f]{2}){5})?$")] = ""
+    """MAC address of that interface, in lower case."""
     retain: bool = False
     """Kept when the VM is deleted."""
 
@@ -163,6 +172,7 @@ class AddressClaim(Resource):
     kind_name: ClassVar[str] = "AddressClaim"
     plural: ClassVar[str] = "addressclaims"
     short_names: ClassVar[tuple[str, ...]] = ("claim",)
+    selectable: ClassVar[tuple[str, ...]] = (".spec.networkRef.name", ".spec.vm.name", ".spec.address")
     columns: ClassVar[tuple[PrinterColumn, ...]] = (
         PrinterColumn(name="Network", path=".spec.networkRef.name"),
         PrinterColumn(name="Address", path=".spec.address"),

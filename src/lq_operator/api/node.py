@@ -12,6 +12,9 @@ from lq_operator.api.base import (
     READY,
     REASON,
     ApiModel,
+    LabelKey,
+    LabelMap,
+    LabelValue,
     LocalRef,
     PrinterColumn,
     Quantity,
@@ -27,9 +30,12 @@ from lq_operator.api.cluster import Overcommit
 class Taint(ApiModel):
     """Keeps VMs away that do not tolerate it."""
 
-    key: Annotated[str, Field(min_length=1, max_length=317)]
-    value: Annotated[str, Field(max_length=63)] = ""
+    key: LabelKey
+    """What VMs tolerate."""
+    value: LabelValue = ""
+    """Compared by operator Equal of tolerations."""
     effect: Literal["NoSchedule", "PreferNoSchedule"] = "NoSchedule"
+    """NoSchedule: never. PreferNoSchedule: only when no other host fits."""
 
 
 class Reserved(ApiModel):
@@ -38,14 +44,27 @@ class Reserved(ApiModel):
     cpu: Annotated[int, Field(ge=0, le=1024)] = 0
     """Whole CPUs."""
     memory: Quantity = "1Gi"
-    """Memory for the host's own processes and QEMU overhead."""
+    """Memory for the host's own processes and QEMU overhead. At most 64Ti."""
+
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("quantity(self.memory).compareTo(quantity('64Ti')) <= 0", "reserved.memory must be at most 64Ti"),
+    )
 
 
 class CapacityOverride(ApiModel):
     """Says what the host has, where its own answer is not to be used."""
 
     cpu: Annotated[int | None, Field(ge=1, le=4096)] = None
+    """CPUs. Left out: what the host says."""
     memory: Quantity | None = None
+    """Left out: what the host says. At most 64Ti."""
+
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (
+        (
+            "!has(self.memory) || (quantity(self.memory).compareTo(quantity('256Mi')) >= 0 && quantity(self.memory).compareTo(quantity('64Ti')) <= 0)",
+            "capacity.memory must be from 256Mi to 64Ti",
+        ),
+    )
 
 
 class HypervisorNodeSpec(ApiModel):
@@ -58,25 +77,30 @@ class HypervisorNodeSpec(ApiModel):
         Field(
             min_length=12,
             max_length=300,
-            pattern=r"^(qemu\+(tls|tcp|ssh)://[-._:@/%?=&\[\]a-zA-Z0-9]+|test\+tcp://[-._:/a-zA-Z0-9]+)$",
+            # The parameters are those that the libvirt adapter takes: `command=` or `netcat=` would run programs as
+            # the operator, `no_verify=` would trust any host.
+            pattern=r"^(qemu\+(tls|tcp|ssh)://[-._:@\[\]a-zA-Z0-9]+/system"
+            r"(\?(mode|proxy|socket|tls_priority)=[-._:+/a-zA-Z0-9]*(&(mode|proxy|socket|tls_priority)=[-._:+/a-zA-Z0-9]*)*)?"
+            r"|test\+tcp://[-._:/a-zA-Z0-9]+)$",
         ),
     ]
     """libvirt URI, for example qemu+tls://10.0.0.11/system. TCP has no protection: laboratories only."""
     credentials_secret_ref: LocalRef | None = None
     """Secret in the operator's namespace: ca.crt, tls.crt, tls.key for TLS; ssh-privatekey, known_hosts for SSH."""
-    labels: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=64)] = Field(
-        default_factory=dict
-    )
+    labels: LabelMap = Field(default_factory=dict)
     """Labels for selectors and topology keys, besides those of metadata."""
     taints: Annotated[list[Taint], Field(max_length=32, json_schema_extra=list_map("key", "effect"))] = Field(
         default_factory=list
     )
+    """Keep VMs away that do not tolerate them."""
     unschedulable: bool = False
     """Cordon: no new VMs; those here stay."""
     reserved: Reserved = Reserved()
+    """What the host keeps for itself."""
     overcommit: Overcommit | None = None
     """Left out: the cluster's."""
     capacity: CapacityOverride = CapacityOverride()
+    """Says what the host has, where its own answer is not to be used."""
     unreachable_after_seconds: Annotated[int, Field(ge=2, le=300)] = 8
     """A host silent for this long is Ready=Unknown."""
 
@@ -98,17 +122,17 @@ class NodeCapacity(ApiModel):
 class OrphanDomain(ApiModel):
     """A domain of this installation for which there is no VirtualMachine."""
 
-    namespace: str
-    name: str
-    epoch: str = ""
-    state: str = ""
+    namespace: Annotated[str, Field(max_length=63)]
+    name: Annotated[str, Field(max_length=253)]
+    epoch: Annotated[str, Field(max_length=100)] = ""
+    state: Annotated[str, Field(max_length=40)] = ""
 
 
 class TombstoneVolume(ApiModel):
     """A volume to delete once its VM is surely gone."""
 
-    pool: str
-    file: str
+    pool: Annotated[str, Field(max_length=253)]
+    file: Annotated[str, Field(max_length=255)]
 
 
 class Tombstone(ApiModel):
@@ -184,6 +208,7 @@ class HypervisorNode(Resource):
     plural: ClassVar[str] = "hypervisornodes"
     short_names: ClassVar[tuple[str, ...]] = ("hvn",)
     scope: ClassVar[Scope] = Scope.CLUSTER
+    selectable: ClassVar[tuple[str, ...]] = (".spec.clusterRef.name",)
     columns: ClassVar[tuple[PrinterColumn, ...]] = (
         READY,
         PrinterColumn(name="Cluster", path=".spec.clusterRef.name"),

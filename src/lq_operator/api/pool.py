@@ -29,12 +29,16 @@ class DirBackend(ApiModel):
     """A directory on the hosts."""
 
     path: Annotated[str, Field(min_length=2, max_length=200, pattern=r"^/[-._/a-zA-Z0-9]+$")]
+    """Absolute path on the hosts, without '..'."""
+
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (("!self.path.contains('..')", "dir.path must not contain '..'"),)
 
 
 class StoragePoolSpec(ApiModel):
     """Backend, who sees it, who may use it."""
 
     cluster_ref: LocalRef
+    """The HypervisorCluster whose hosts have it. Immutable."""
     dir: DirBackend
     """A directory on each host."""
     access: Literal["Local", "Shared"] = "Local"
@@ -42,7 +46,9 @@ class StoragePoolSpec(ApiModel):
     node_selector: LabelSelector = LabelSelector()
     """On which nodes of the cluster; left out: on all."""
     allowed_namespaces: AllowedNamespaces = AllowedNamespaces.model_validate({"from": "All"})
+    """Whose volumes may live here."""
     default_format: Literal["qcow2", "raw"] = "qcow2"
+    """For volumes that do not say."""
     reserve: Quantity = "0"
     """Space that volumes may not take."""
 
@@ -83,6 +89,7 @@ class StoragePool(Resource):
     plural: ClassVar[str] = "storagepools"
     short_names: ClassVar[tuple[str, ...]] = ("pool",)
     scope: ClassVar[Scope] = Scope.CLUSTER
+    selectable: ClassVar[tuple[str, ...]] = (".spec.clusterRef.name",)
     columns: ClassVar[tuple[PrinterColumn, ...]] = (
         READY,
         PrinterColumn(name="Access", path=".spec.access"),

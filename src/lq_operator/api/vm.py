@@ -14,7 +14,10 @@ from lq_operator.api.base import (
     ApiModel,
     DnsLabel,
     DnsName,
+    LabelKey,
+    LabelMap,
     LabelSelector,
+    LabelValue,
     LocalRef,
     PrinterColumn,
     Quantity,
@@ -22,6 +25,7 @@ from lq_operator.api.base import (
     SecretKeyRef,
     SharedRef,
     Status,
+    UserText,
     list_map,
 )
 from lq_operator.api.network import Ipv4
@@ -41,8 +45,11 @@ class CpuSpec(ApiModel):
     count: Annotated[int, Field(ge=1, le=256)]
     """vCPUs, 1 to 256."""
     sockets: Annotated[int | None, Field(ge=1, le=256)] = None
+    """Sockets that the guest sees; with cores and threads. Left out: one socket a vCPU."""
     cores: Annotated[int | None, Field(ge=1, le=256)] = None
+    """Cores a socket."""
     threads: Annotated[int | None, Field(ge=1, le=8)] = None
+    """Threads a core."""
     model: Annotated[str | None, Field(max_length=64, pattern=r"^[-._a-zA-Z0-9]+$")] = None
     """Named CPU model, or host-passthrough (then it cannot move between different hosts). Left out: the cluster's baseline."""
     shares: Annotated[int | None, Field(ge=2, le=262144)] = None
@@ -84,7 +91,9 @@ class DiskTemplate(ApiModel):
     pool_ref: DnsName | None = None
     """StoragePool. Left out: the only pool of the cluster."""
     source: VolumeSource = VolumeSource()
+    """What is on it at the beginning; left out: nothing."""
     format: Literal["qcow2", "raw"] | None = None
+    """Left out: the pool's default."""
     reclaim_policy: Literal["Delete", "Retain"] = "Delete"
     """What happens to the bytes when the VM is deleted."""
 
@@ -100,14 +109,19 @@ class Disk(ApiModel):
     """One disk: an existing Volume, or a template."""
 
     name: DnsLabel
+    """Unique within the VM."""
     volume_ref: LocalRef | None = None
     """An existing Volume of this namespace."""
     template: DiskTemplate | None = None
+    """A Volume that is made for this VM."""
     bus: Literal["virtio", "scsi", "sata"] = "virtio"
+    """How the guest sees it."""
     boot_order: Annotated[int | None, Field(ge=1, le=64)] = None
     """1 is tried first. Left out everywhere: the first disk."""
     cache: Literal["none", "writeback", "writethrough"] = "none"
+    """Host caching. writeback is faster and loses the last writes with the host."""
     read_only: bool = False
+    """The guest cannot write."""
 
     cel: ClassVar[tuple[tuple[str, str], ...]] = (
         ("has(self.volumeRef) != has(self.template)", "each disk has either volumeRef or template"),
@@ -118,7 +132,9 @@ class Interface(ApiModel):
     """One network interface."""
 
     name: DnsLabel
+    """Unique within the VM."""
     network_ref: SharedRef
+    """VirtualNetwork it plugs into."""
     mac: Mac | None = None
     """Left out: derived from the VM's identity, and stays."""
     addressing: Literal["Dhcp", "Claim", "None"] = "Dhcp"
@@ -126,7 +142,9 @@ class Interface(ApiModel):
     address: Ipv4 | None = None
     """The address to claim. Left out: the first free one."""
     model: Literal["virtio", "e1000e"] = "virtio"
+    """How the guest sees it."""
     boot_order: Annotated[int | None, Field(ge=1, le=64)] = None
+    """Network boot; 1 is tried first, counted together with disks."""
 
     cel: ClassVar[tuple[tuple[str, str], ...]] = (
         ("!has(self.address) || self.addressing == 'Claim'", "interfaces[].address is for addressing Claim only"),
@@ -145,8 +163,12 @@ class CloudInit(ApiModel):
     network_data: Annotated[str | None, Field(max_length=32768)] = None
     """network-config, version 2. Left out: written from interfaces with a claimed address."""
     network_data_secret_ref: SecretKeyRef | None = None
+    """The same from a Secret."""
     ssh_authorized_keys: Annotated[
-        list[Annotated[str, Field(min_length=16, max_length=8192, pattern=r"^[^\n\r\x00]+$")]], Field(max_length=64)
+        list[
+            Annotated[str, Field(min_length=16, max_length=8192, pattern=r"^[^\x00-\x1f\x7f-\x9f\x{fffe}\x{ffff}]+$")]
+        ],
+        Field(max_length=64),
     ] = Field(default_factory=list)
     """Public keys for the image's default user."""
     ssh_authorized_keys_secret_ref: SecretKeyRef | None = None
@@ -169,20 +191,30 @@ class CloudInit(ApiModel):
 class Toleration(ApiModel):
     """Lets the VM onto hosts with this taint."""
 
-    key: Annotated[str, Field(max_length=317)] = ""
+    key: Annotated[
+        str,
+        Field(
+            max_length=317, pattern=r"^(([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
+        ),
+    ] = ""
     """'' with Exists tolerates everything."""
     operator: Literal["Equal", "Exists"] = "Equal"
-    value: Annotated[str, Field(max_length=63)] = ""
+    """Equal compares the value; Exists does not."""
+    value: LabelValue = ""
+    """For Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", ""] = ""
+    """'' tolerates both effects."""
 
 
 class VmAffinityTerm(ApiModel):
     """VMs of this namespace that match the selector, in the same topology domain."""
 
     selector: LabelSelector
-    topology_key: Annotated[str, Field(min_length=1, max_length=317)] = "limiquantix.io/host"
+    """Which VMs of this namespace."""
+    topology_key: LabelKey = "limiquantix.io/host"
     """Label of hosts; limiquantix.io/host is the host itself."""
     required: bool = True
+    """true: a host that breaks it does not fit. false: it costs weight."""
     weight: Annotated[int, Field(ge=1, le=100)] = 50
     """For required: false."""
 
@@ -191,23 +223,28 @@ class TopologySpread(ApiModel):
     """At most maxSkew more of the matching VMs in one domain than in the emptiest."""
 
     selector: LabelSelector
-    topology_key: Annotated[str, Field(min_length=1, max_length=317)] = "limiquantix.io/host"
+    """Which VMs of this namespace are counted."""
+    topology_key: LabelKey = "limiquantix.io/host"
+    """Label of hosts whose values are the domains."""
     max_skew: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Largest difference between two domains."""
 
 
 class PlacementWishes(ApiModel):
     """Where it may and should run."""
 
-    node_selector: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)] = Field(
-        default_factory=dict
-    )
+    node_selector: LabelMap = Field(default_factory=dict)
     """Labels the host must have. limiquantix.io/host pins to one."""
     node_affinity: LabelSelector = LabelSelector()
     """The same with expressions."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = Field(default_factory=list)
+    """Taints that do not keep it away."""
     affinity: Annotated[list[VmAffinityTerm], Field(max_length=8)] = Field(default_factory=list)
+    """Together with these VMs."""
     anti_affinity: Annotated[list[VmAffinityTerm], Field(max_length=8)] = Field(default_factory=list)
+    """Apart from these VMs."""
     spread: Annotated[list[TopologySpread], Field(max_length=4)] = Field(default_factory=list)
+    """Evenly over domains."""
     strategy: Literal["Spread", "Pack", "Balanced"] | None = None
     """Left out: the cluster's."""
 
@@ -236,17 +273,23 @@ class VirtualMachineSpec(ApiModel):
     class_name: DnsName | None = None
     """A VirtualMachineClass; or cpu and memory."""
     cpu: CpuSpec | None = None
+    """vCPUs; with memory, where there is no className."""
     memory: MemorySpec | None = None
+    """Guest memory; with cpu, where there is no className."""
     firmware: Literal["bios", "uefi", "uefi-secure"] = "bios"
+    """Immutable. uefi-secure: with secure boot."""
     tpm: bool = False
     """TPM 2.0. Its state stays on the host (condition Restartable tells)."""
     machine: Annotated[str | None, Field(max_length=64, pattern=r"^[-._a-zA-Z0-9]+$")] = None
     """Machine type. Left out: the cluster's; recorded at the first start."""
     disks: Annotated[list[Disk], Field(max_length=32, json_schema_extra=list_map("name"))] = Field(default_factory=list)
+    """At most 32; none is valid too."""
     interfaces: Annotated[list[Interface], Field(max_length=16, json_schema_extra=list_map("name"))] = Field(
         default_factory=list
     )
+    """At most 16; none is valid too."""
     cloud_init: CloudInit | None = None
+    """NoCloud seed. Left out: no seed disk."""
     guest_agent: bool = True
     """Give it the channel of the QEMU guest agent."""
     vnc: bool = True
@@ -260,9 +303,12 @@ class VirtualMachineSpec(ApiModel):
     restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
     """When a guest ends by itself. Always: start again. OnFailure: after a crash or lost QEMU. Never: stay stopped."""
     shutdown: Shutdown = Shutdown()
+    """How it is stopped by wish."""
     placement: PlacementWishes = PlacementWishes()
+    """Where it may and should run."""
     availability: Availability = Availability()
-    description: Annotated[str, Field(max_length=1000)] = ""
+    """What happens when its host fails."""
+    description: UserText = ""
     """For people; stored with the domain."""
 
     cel: ClassVar[tuple[tuple[str, str], ...]] = (
@@ -442,6 +488,13 @@ class VirtualMachine(Resource):
     kind_name: ClassVar[str] = "VirtualMachine"
     plural: ClassVar[str] = "virtualmachines"
     short_names: ClassVar[tuple[str, ...]] = ("vm",)
+    selectable: ClassVar[tuple[str, ...]] = (
+        ".status.placement.node",
+        ".status.placement.phase",
+        ".status.power.state",
+        ".spec.className",
+        ".spec.clusterRef.name",
+    )
     columns: ClassVar[tuple[PrinterColumn, ...]] = (
         PrinterColumn(name="State", path=".status.power.state"),
         READY,

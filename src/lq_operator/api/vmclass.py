@@ -15,7 +15,7 @@ from lq_operator.api.base import (
     Resource,
     Scope,
     Status,
-    Text,
+    UserText,
 )
 
 
@@ -26,8 +26,10 @@ class VirtualMachineClassSpec(ApiModel):
     """vCPUs."""
     memory: Quantity
     """256Mi to 1Ti."""
-    description: Text = ""
+    description: UserText = ""
+    """For people."""
     allowed_namespaces: AllowedNamespaces = AllowedNamespaces.model_validate({"from": "All"})
+    """Whose VMs may use it."""
 
     cel: ClassVar[tuple[tuple[str, str], ...]] = (
         (

@@ -13,6 +13,7 @@ class VirtualMachineOperationSpec(ApiModel):
     """Which verb on which VM. Immutable."""
 
     vm_ref: LocalRef
+    """The VirtualMachine, of this namespace."""
     verb: Literal["Start", "Stop", "Restart", "Reset", "Pause", "Resume", "Suspend"]
     """Stop and Restart ask the guest and cut it off at the VM's grace period; Reset is the reset button."""
     force: bool = False
@@ -44,6 +45,7 @@ class VirtualMachineOperation(Resource):
     kind_name: ClassVar[str] = "VirtualMachineOperation"
     plural: ClassVar[str] = "virtualmachineoperations"
     short_names: ClassVar[tuple[str, ...]] = ("vmop",)
+    selectable: ClassVar[tuple[str, ...]] = (".spec.vmRef.name", ".status.phase")
     columns: ClassVar[tuple[PrinterColumn, ...]] = (
         PrinterColumn(name="VM", path=".spec.vmRef.name"),
         PrinterColumn(name="Verb", path=".spec.verb"),

@@ -37,6 +37,7 @@ class VolumeSpec(ApiModel):
         None
     )
     source: VolumeSource = VolumeSource()
+    """What is on it at the beginning; left out: nothing. Immutable."""
     format: Literal["qcow2", "raw"] | None = None
     """Left out: the pool's default."""
     reclaim_policy: Literal["Delete", "Retain"] = "Delete"
@@ -87,6 +88,7 @@ class Volume(Resource):
     kind_name: ClassVar[str] = "Volume"
     plural: ClassVar[str] = "volumes"
     short_names: ClassVar[tuple[str, ...]] = ("vol",)
+    selectable: ClassVar[tuple[str, ...]] = (".status.pool", ".status.node", ".status.phase", ".status.attachedTo")
     columns: ClassVar[tuple[PrinterColumn, ...]] = (
         PrinterColumn(name="Phase", path=".status.phase"),
         PrinterColumn(name="Size", path=".spec.size"),
