@@ -1,0 +1,213 @@
+"""The hosts this process owns in this term: the connection, my gate, the last complete listing, the record.
+
+Memory only, rebuilt by taking over; the node controller fills it, every host-facing controller reads it. An entry
+is void as soon as its connection is dead or my gate was missed: then nothing it said counts any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from lq_operator.controllers.runtime.tenure import Tenure
+from lq_operator.core.failover.facts import HostView, Sighting
+from lq_operator.core.failover.inventory import Listed
+from lq_operator.core.failover.record import HostRecord, decode_record
+from lq_operator.core.model import (
+    BootNonce,
+    DomainSeen,
+    Epoch,
+    HostInventory,
+    HostUUID,
+    Identity,
+    NodeName,
+    PoolPlan,
+    VolumePlan,
+)
+from lq_operator.core.result import Conflict, Transient
+from lq_operator.ports import Fleet, Host
+
+RECORD_POOL = "lq-state"
+GATE_POOL = "lq-gate"
+GATE_DIR = "/run/lq"
+RECORD_PLAN = PoolPlan(name=RECORD_POOL, path="/var/lib/libvirt/lq-state")
+GATE_PLAN = PoolPlan(name=GATE_POOL, path=GATE_DIR, autostart=False)
+
+
+@dataclass(slots=True)
+class OwnedHost:
+    """One host, taken over. `domains` by libvirt name; `names` are the files of its record."""
+
+    node: NodeName
+    host: Host
+    boot: BootNonce
+    term: int
+    inventory: HostInventory
+    names: set[str]
+    domains: dict[str, DomainSeen] = field(default_factory=dict)
+    listed_at: int = 0
+    gate_held: bool = True
+    _decoded: HostRecord | None = None
+
+    @property
+    def uuid(self) -> HostUUID:
+        """Who it is."""
+        return self.host.uuid
+
+    @property
+    def gate_path(self) -> str:
+        """What every start on this host requires to exist."""
+        return f"{GATE_DIR}/{self.boot}"
+
+    @property
+    def record(self) -> HostRecord:
+        """What it remembers. Decoded once per change: every look at a VM reads it."""
+        if self._decoded is None:
+            self._decoded = decode_record(self.names)
+        return self._decoded
+
+    def remember(self, fact: str) -> None:
+        """The record has this fact now."""
+        self.names.add(fact)
+        self._decoded = None
+
+    def forget(self, fact: str) -> None:
+        """The record has not this fact any more."""
+        self.names.discard(fact)
+        self._decoded = None
+
+
+class HostBook:
+    """Use `owned(node)`; None means: this host cannot be seen or may not be touched now."""
+
+    def __init__(self, fleet: Fleet, tenure: Tenure, installation: str) -> None:
+        self.fleet = fleet
+        self.tenure = tenure
+        self.installation = installation
+        self._hosts: dict[NodeName, OwnedHost] = {}
+        self._listings = 0
+        self._changed: list[Callable[[Identity], None]] = []
+
+    def on_change(self, callback: Callable[[Identity], None]) -> None:
+        """Called when a listing shows another state of one of our domains than before."""
+        self._changed.append(callback)
+
+    def owned(self, node: NodeName | None) -> OwnedHost | None:
+        """The host, while its connection lives and my gate was there at the last look."""
+        if node is None:
+            return None
+        entry = self._hosts.get(node)
+        if entry is None or not entry.host.alive or not entry.gate_held or self.fleet.host(node) is not entry.host:
+            return None
+        return entry
+
+    def all(self) -> list[OwnedHost]:
+        """Every owned host, by node name."""
+        return [entry for node in sorted(self._hosts) if (entry := self.owned(node)) is not None]
+
+    def put(self, entry: OwnedHost) -> None:
+        """Taken over and listed."""
+        before = self._hosts.get(entry.node)
+        self._hosts[entry.node] = entry
+        self._tell((before.domains if before else {}), entry.domains)
+
+    def drop(self, node: NodeName) -> None:
+        """Everything known about it is void. Its VMs are told."""
+        entry = self._hosts.pop(node, None)
+        if entry is not None:
+            self._tell(entry.domains, {})
+
+    async def relist(self, entry: OwnedHost) -> None:
+        """List the domains completely, then the gates: mine must still be there, or the entry is void.
+
+        Raises Transient when the host does not answer or the gate is gone (rebooted, or I was deposed: the node
+        controller finds out which by taking over again).
+        """
+        seen = await entry.host.list_domains()
+        await self.check_gate(entry)
+        self._listings += 1
+        before, entry.domains = entry.domains, {domain.domain_name: domain for domain in seen}
+        entry.listed_at = self._listings
+        self._tell(before, entry.domains)
+
+    async def refresh(self, entry: OwnedHost, domain_name: str) -> None:
+        """Look at one domain again, because the host said that something happened to it."""
+        domain = await entry.host.find_domain(domain_name)
+        before = dict(entry.domains)
+        if domain is None:
+            entry.domains.pop(domain_name, None)
+        else:
+            entry.domains[domain_name] = domain
+        self._tell(before, entry.domains)
+
+    async def check_gate(self, entry: OwnedHost) -> None:
+        """My gate is still there. Otherwise everything I knew about running domains is void: Transient."""
+        if entry.boot in {gate.name for gate in await entry.host.list_volumes(GATE_POOL)}:
+            return
+        entry.gate_held = False
+        raise Transient(f"{entry.node}: my gate is gone, the host has rebooted or was taken over by another process")
+
+    async def note(self, entry: OwnedHost, fact: str) -> None:
+        """Add one fact to the host's record; there already is success."""
+        if fact in entry.names:
+            return
+        try:
+            await entry.host.create_volume(RECORD_POOL, VolumePlan(name=fact, capacity_bytes=0, format="raw"))
+        except Conflict:
+            pass
+        entry.remember(fact)
+
+    async def forget_facts(self, entry: OwnedHost, facts: Iterable[str]) -> None:
+        """Delete facts that others supersede."""
+        for fact in facts:
+            await entry.host.delete_volume(RECORD_POOL, fact)
+            entry.forget(fact)
+
+    def sighting(self, entry: OwnedHost, identity: Identity) -> Sighting | None:
+        """Its domain on this host."""
+        domain = entry.domains.get(identity.domain_name)
+        if domain is None or domain.identity != identity:
+            return None
+        return Sighting(entry.node, entry.uuid, entry.boot, domain.state.runs, domain.epoch)
+
+    def sightings(self, identity: Identity) -> tuple[Sighting, ...]:
+        """Its domains on every host this process owns."""
+        found = (self.sighting(entry, identity) for entry in self.all())
+        return tuple(sighting for sighting in found if sighting is not None)
+
+    def departures(self, identity: Identity) -> tuple[Epoch, ...]:
+        """Departure notes about it in every record that can be read."""
+        key = (identity.namespace, identity.name)
+        notes = (entry.record.departures.get(key) for entry in self.all())
+        return tuple(note for note in notes if note is not None)
+
+    def view(self, entry: OwnedHost, identity: Identity) -> HostView:
+        """What this host shows about one identity, as evidence."""
+        return HostView(
+            node=entry.node,
+            host_uuid=entry.uuid,
+            boot=entry.boot,
+            term=entry.term,
+            gate_held=entry.gate_held,
+            sighting=self.sighting(entry, identity),
+            departed=entry.record.departures.get((identity.namespace, identity.name)),
+            listed_at=entry.listed_at,
+        )
+
+    def listed(self) -> list[Listed]:
+        """For judging the inventory."""
+        return [Listed(entry.uuid, entry.term, entry.record) for entry in self.all()]
+
+    def next_listing(self) -> int:
+        """Orders a listing that the caller makes itself (a takeover)."""
+        self._listings += 1
+        return self._listings
+
+    def _tell(self, before: dict[str, DomainSeen], after: dict[str, DomainSeen]) -> None:
+        for name in before.keys() | after.keys():
+            if before.get(name) == after.get(name):
+                continue
+            domain = after.get(name) or before[name]
+            if domain.identity is not None and domain.identity.installation == self.installation:
+                for callback in self._changed:
+                    callback(domain.identity)
