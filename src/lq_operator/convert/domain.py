@@ -1,0 +1,185 @@
+"""VirtualMachine -> DomainPlan: everything resolved, nothing looked up. Also what of a spec needs a power cycle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from lq_operator.api.vm import HardwareStatus, SlotStatus, VirtualMachine
+from lq_operator.core.model import DiskPlan, DomainPlan, Epoch, HardwareAbi, Identity, NicPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """vCPUs and memory that hold for a VM: inline, or copied from its class when it was created."""
+
+    cpu: int
+    memory_mib: int
+    class_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedDisk:
+    """A disk whose Volume is ready on the host."""
+
+    name: str
+    path: str
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedNic:
+    """A NIC whose network is ready on the host: libvirt network or bridge."""
+
+    name: str
+    mac: str
+    network: str = ""
+    bridge: str = ""
+    mtu: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostSide:
+    """What the host and the cluster contribute to a definition."""
+
+    gate_path: str
+    accel: str
+    arch: str
+    cpu_model: str
+    machine: str
+    seed_path: str = ""
+    console_log_path: str = ""
+    nvram_path: str = ""
+
+
+def spec_hash(vm: VirtualMachine, size: Size) -> str:
+    """Twelve hex digits over everything that a domain definition is made of; wishes about placement are left out."""
+    relevant = vm.spec.model_dump(
+        mode="json",
+        by_alias=True,
+        exclude={"placement", "availability", "power_state", "restart_policy", "shutdown", "class_name", "description"},
+    )
+    text = json.dumps([relevant, size.cpu, size.memory_mib], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def domain_plan(
+    vm: VirtualMachine,
+    *,
+    identity: Identity,
+    epoch: Epoch,
+    size: Size,
+    host: HostSide,
+    disks: tuple[ResolvedDisk, ...],
+    nics: tuple[ResolvedNic, ...],
+) -> DomainPlan:
+    """The definition of this VM for one start on one host."""
+    spec = vm.spec
+    abi = hardware_abi(vm.status.hardware)
+    cpu = spec.cpu
+    cpu_mode, cpu_model = _cpu(abi.cpu_model or host.cpu_model)
+    return DomainPlan(
+        identity=identity,
+        uid=vm.metadata.uid,
+        epoch=epoch,
+        spec_hash=spec_hash(vm, size),
+        gate_path=host.gate_path,
+        vcpus=size.cpu,
+        memory_mib=size.memory_mib,
+        sockets=(cpu.sockets or 0) if cpu else 0,
+        cores=(cpu.cores or 0) if cpu else 0,
+        threads=(cpu.threads or 0) if cpu else 0,
+        arch=host.arch,
+        machine=abi.machine or spec.machine or host.machine,
+        accel=host.accel,
+        cpu_mode=cpu_mode,
+        cpu_model=cpu_model,
+        cpu_features=abi.cpu_features,
+        cpu_shares=(cpu.shares or 0) if cpu else 0,
+        cpu_quota_percent=(cpu.limit_percent or 0) if cpu else 0,
+        firmware=spec.firmware,
+        nvram_path=host.nvram_path,
+        disks=_disks(vm, disks, abi),
+        nics=_nics(vm, nics, abi),
+        seed_path=host.seed_path,
+        console_log_path=host.console_log_path if spec.console_log else "",
+        guest_agent=spec.guest_agent,
+        vnc=spec.vnc,
+        tpm=spec.tpm,
+        watchdog=spec.watchdog or "",
+        hardware=abi,
+    )
+
+
+def _cpu(model: str) -> tuple[str, str]:
+    if model in ("host-passthrough", "maximum", "host-model"):
+        return model, ""
+    return "custom", model
+
+
+def _disks(vm: VirtualMachine, resolved: tuple[ResolvedDisk, ...], abi: HardwareAbi) -> tuple[DiskPlan, ...]:
+    by_name = {disk.name: disk for disk in resolved}
+    explicit = any(disk.boot_order for disk in vm.spec.disks)
+    slots, targets = dict(abi.slots), dict(abi.targets)
+    plans = []
+    for index, disk in enumerate(vm.spec.disks):
+        where = by_name[disk.name]
+        plans.append(
+            DiskPlan(
+                name=disk.name,
+                path=where.path,
+                format=where.format,
+                bus=disk.bus,
+                read_only=disk.read_only,
+                cache=disk.cache,
+                boot_order=disk.boot_order or (1 if index == 0 and not explicit else 0),
+                serial=disk.name[:20],
+                slot=slots.get(f"disk/{disk.name}", ""),
+                target=targets.get(f"disk/{disk.name}", ""),
+            )
+        )
+    return tuple(plans)
+
+
+def _nics(vm: VirtualMachine, resolved: tuple[ResolvedNic, ...], abi: HardwareAbi) -> tuple[NicPlan, ...]:
+    by_name = {nic.name: nic for nic in resolved}
+    slots = dict(abi.slots)
+    plans = []
+    for interface in vm.spec.interfaces:
+        where = by_name[interface.name]
+        plans.append(
+            NicPlan(
+                name=interface.name,
+                mac=where.mac,
+                network=where.network,
+                bridge=where.bridge,
+                mtu=where.mtu,
+                model=interface.model,
+                boot_order=interface.boot_order or 0,
+                slot=slots.get(f"nic/{interface.name}", ""),
+            )
+        )
+    return tuple(plans)
+
+
+def hardware_abi(status: HardwareStatus) -> HardwareAbi:
+    """status.hardware as the core speaks of it."""
+    return HardwareAbi(
+        machine=status.machine,
+        cpu_model=status.cpu_model,
+        cpu_features=tuple(status.cpu_features),
+        slots=tuple((slot.device, slot.address) for slot in status.slots),
+        targets=tuple((target.device, target.address) for target in status.targets),
+    )
+
+
+def hardware_status(abi: HardwareAbi) -> HardwareStatus:
+    """The inverse of hardware_abi."""
+    return HardwareStatus(
+        machine=abi.machine,
+        cpu_model=abi.cpu_model,
+        cpu_features=list(abi.cpu_features),
+        slots=[SlotStatus(device=device, address=address) for device, address in abi.slots],
+        targets=[SlotStatus(device=device, address=address) for device, address in abi.targets],
+    )
