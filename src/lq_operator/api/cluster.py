@@ -38,7 +38,7 @@ class SchedulingPolicy(ApiModel):
 
     strategy: Literal["Spread", "Pack", "Balanced"] = "Spread"
     """Spread: least loaded host first. Pack: fullest host that fits. Balanced: CPU and memory evenly used."""
-    admission: Literal["Strict", "Warn", "Off"] = "Off"
+    admission: Literal["Strict", "Warn", "Ignore"] = "Ignore"
     """Whether a placement that would leave no room for a host failure is refused, told, or allowed."""
     host_failures_tolerated: Annotated[int, Field(ge=0, le=10)] = 1
     """N+k: how many hosts may fail at once, for admission."""

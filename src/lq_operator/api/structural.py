@@ -67,6 +67,8 @@ def resource_schema(kind: type[Resource]) -> Schema:
     for path, node in walk(root):
         if path.split(".")[0] in ("spec", "status"):
             _refuse_unbounded(f"{kind.kind_name}.{path}", node)
+        if path.startswith("spec"):
+            _refuse_yaml_words(f"{kind.kind_name}.{path}", node)
         _refuse_unguarded_rules(f"{kind.kind_name}.{path}", node)
     return _ordered(root)
 
@@ -200,6 +202,16 @@ def _refuse_unbounded(path: str, node: Schema) -> None:
             raise CrdGenerationError(f"{path}: list-map key {key} is no field of the items")
         if key not in node["items"].get("required", ()) and "default" not in properties[key]:
             raise CrdGenerationError(f"{path}: list-map key {key} must be required or have a default")
+
+
+_YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"})
+
+
+def _refuse_yaml_words(path: str, node: Schema) -> None:
+    """kubectl reads YAML 1.1, where an unquoted Off is false: whoever writes it gets 'expected string'."""
+    for value in node.get("enum", ()):
+        if str(value).lower() in _YAML_WORDS:
+            raise CrdGenerationError(f"{path}: {value!r} is a boolean or null in YAML; choose another word")
 
 
 _CHAIN = re.compile(r"\b(self|oldSelf)((?:\.[A-Za-z]\w*)+)(\()?")
