@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lq_operator.core.placement.filters import FILTERS, Depends, Filter, Question
-from lq_operator.core.placement.scores import SCORES, Score, after_placement
-from lq_operator.core.placement.state import ClusterState, FloatArray, IntArray, Rows
+from lq_operator.core.placement.scores import SCORES, After, Numbers, Score, after_placement
+from lq_operator.core.placement.state import ClusterState, FloatArray, Rows
 
 ABSENT = len(FILTERS) + 2
 """Verdict of a row without a host. 0 = fits, i = FILTERS[i - 1] refuses, GUARD = the failover guard refuses."""
@@ -19,19 +19,20 @@ ABSENT = len(FILTERS) + 2
 GUARD = len(FILTERS) + 1
 
 SCORE_STEPS = 2**20
-"""Scores are compared in steps of 2^-20, so that hosts that are practically equal are told apart by the seeded tie."""
+"""Scores are compared in steps of 2^-20; hosts that are equal so far are told apart by their seeded tie (0..1), which
+float64 adds without loss."""
 
-TIE_BITS = 42
+REFUSED = -np.inf
 
 CODES = {rule.name: code for code, rule in enumerate(FILTERS, 1)}
 
 
-def keys_of(total: FloatArray, tie: IntArray) -> IntArray:
-    """Total order of feasible hosts: score in steps, then the tie breaker."""
-    key: IntArray = (total * SCORE_STEPS).astype(np.int64)
-    key <<= TIE_BITS
-    key |= tie
-    return key
+def keys_of(total: FloatArray, tie: FloatArray) -> FloatArray:
+    """Total order of hosts: score in steps, then the tie breaker. Overwrites `total`."""
+    total *= SCORE_STEPS
+    np.floor(total, out=total)
+    total += tie
+    return total
 
 
 class ClassView:
@@ -40,14 +41,15 @@ class ClassView:
     def __init__(self, state: ClusterState, question: Question, weights: dict[str, int]) -> None:
         self.question = question
         self.held_seen = 0
-        self.wish: FloatArray = np.zeros(0)
         applicable = [rule for rule in FILTERS if rule.applies(question) or rule.depends is Depends.GROUPS]
         self.facts_filters = [rule for rule in applicable if rule.depends is Depends.FACTS]
         self.load_filters = [rule for rule in applicable if rule.depends is Depends.LOAD]
         self.scores = [s for s in SCORES if s.cached and weights.get(s.name) and s.applies(question)]
         self.weights = [weights[score.name] for score in self.scores]
         self.weight = sum(self.weights)
+        self.parts = [weight / max(1, self.weight) for weight in self.weights]
         self.wish_weight = weights.get("vm-wish", 0)
+        self.wishes = bool(question.preferred and self.wish_weight)
         self._facts_position = (-1, 0)
         self._load_position = (-1, 0)
         self._pool_versions: tuple[int, ...] = ()
@@ -58,9 +60,7 @@ class ClassView:
         size = len(state.alive)
         self.static: npt.NDArray[np.int8] = np.zeros(size, np.int8)
         self.verdict: npt.NDArray[np.int8] = np.full(size, ABSENT, np.int8)
-        self.key: IntArray = np.full(size, -1, np.int64)
-        self.total: FloatArray = np.zeros(size)
-        self.terms: FloatArray = np.zeros((len(self.scores), size))
+        self.key: FloatArray = np.full(size, REFUSED)
 
     def group_filters(self) -> list[Filter]:
         """Filters about other VMs that have something to say now."""
@@ -85,39 +85,36 @@ class ClassView:
             self._judge_load(state, slice(0, n) if rows is None or 2 * len(rows) > n else rows)
 
     def _judge_facts(self, state: ClusterState, rows: Rows) -> None:
-        verdict = np.where(state.alive[rows], 0, ABSENT).astype(np.int8)
-        for rule in self.facts_filters:
-            failing = rule.fails(state, self.question, rows)
-            failing &= verdict == 0
-            verdict[failing] = CODES[rule.name]
+        verdict = np.zeros(len(state.alive[rows]), np.int8)
+        for rule in reversed(self.facts_filters):  # the first filter that fails is written last
+            np.copyto(verdict, CODES[rule.name], where=rule.fails(state, self.question, rows))
+        np.copyto(verdict, ABSENT, where=~state.alive[rows])
         self.static[rows] = verdict
 
     def _judge_load(self, state: ClusterState, rows: Rows) -> None:
-        verdict = self.static[rows].copy() if isinstance(rows, slice) else self.static[rows]
-        free = verdict == 0
-        for rule in self.load_filters:
-            failing = rule.fails(state, self.question, rows)
-            failing &= free
-            verdict[failing] = CODES[rule.name]
-            free ^= failing
+        static = self.static[rows]
+        verdict = np.zeros(len(static), np.int8)
+        for rule in reversed(self.load_filters):
+            np.copyto(verdict, CODES[rule.name], where=rule.fails(state, self.question, rows))
+        np.copyto(verdict, static, where=static != 0)
         self.verdict[rows] = verdict
-        total = self._total(state, rows)
-        self.total[rows] = total
-        key = keys_of(total, state.tie[rows])
-        key[~free] = -1
+        key = keys_of(self.total_of(state, after_placement(state, self.question.shape, rows)), state.tie[rows])
+        np.copyto(key, REFUSED, where=verdict != 0)
         self.key[rows] = key
 
-    def _total(self, state: ClusterState, rows: Rows) -> FloatArray:
-        after = after_placement(state, self.question.shape, rows)
-        total: FloatArray | None = None
-        for index, score in enumerate(self.scores):
-            value = score.value(state, self.question, after, rows)
-            self.terms[index][rows] = value
-            part = value * self.weights[index]
-            total = part if total is None else total + part
-        if total is None:
-            return np.zeros(len(after.cpu))
-        return total * (1.0 / self.weight)
+    def total_of(self, state: ClusterState, after: After) -> Numbers:
+        """Weighted mean of the cached terms, for all rows or for one."""
+        total: Numbers = None
+        for score, part in zip(self.scores, self.parts, strict=True):
+            value = part * score.value(state, self.question, after)
+            total = value if total is None else total + value
+        return after.cpu * 0.0 if total is None else total
+
+    def total_with_wish(self, state: ClusterState, after: After) -> Numbers:
+        """The same with the wishes about other VMs, which are never cached."""
+        wish = wish_score().value(state, self.question, after)
+        weight = self.weight + self.wish_weight
+        return (self.total_of(state, after) * self.weight + wish * self.wish_weight) * (1.0 / weight)
 
 
 def wish_score() -> Score:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 
 from lq_operator.core.placement import counterfactual, explain
-from lq_operator.core.placement.classes import ABSENT, CODES, GUARD, ClassView, keys_of, wish_score
+from lq_operator.core.placement.classes import ABSENT, CODES, GUARD, REFUSED, ClassView, keys_of, wish_score
 from lq_operator.core.placement.filters import FILTERS, Question, cell_fits
-from lq_operator.core.placement.scores import after_placement, weights_for
-from lq_operator.core.placement.state import ClusterState, IntArray, Occupant
+from lq_operator.core.placement.scores import Numbers, after_on_row, after_placement, weights_for
+from lq_operator.core.placement.state import ClusterState, FloatArray, Occupant
 from lq_operator.core.placement.types import (
     Decision,
     HostFacts,
@@ -53,6 +53,7 @@ class PlacementEngine:
         self.state = ClusterState(seed)
         self._views: dict[tuple[str, Shape], ClassView] = {}
         self._asked: dict[VmKey, Shape] = {}
+        self._fresh: tuple[int, VmKey, str] | None = None  # (event number, VM, host) of the last decision
 
     # ------------------------------------------------------------ events
 
@@ -73,9 +74,13 @@ class PlacementEngine:
         if old is not None:
             self.state.vacate(old.host, placed.identity)
         reservation = self.state.reserved.get(placed.identity)
-        if reservation is not None and reservation.host == placed.host:
-            self.release(placed.identity)
         self.state.placed[placed.identity] = placed
+        if reservation is not None and reservation.host == placed.host:
+            if reservation.shape == placed.shape and reservation.numa_cells == placed.numa_cells:
+                del self.state.reserved[placed.identity]
+                self.state.settle(placed.host, placed.identity)
+                return
+            self.release(placed.identity)
         self.state.occupy(placed.host, placed.identity, Occupant(placed.shape, placed.numa_cells, reserved=False))
 
     def remove_vm(self, identity: VmKey) -> None:
@@ -92,13 +97,15 @@ class PlacementEngine:
         shape = shape or self._asked.get(identity)
         if shape is None:
             raise ValueError(f"reserve {identity}: no shape is known; decide first or pass the shape")
-        self.release(identity)
+        if identity in self.state.reserved:
+            self.release(identity)
         placed = self.state.placed.get(identity)
         if placed is not None and placed.host == host:  # it holds that room already
             return Reservation(identity, host, shape, placed.numa_cells, self.version(host))
-        verdict = self.verdict(PlacementRequest(identity, shape), host)
-        if verdict.filter:
-            return verdict
+        if self._fresh != (self.state.events, identity, host):  # else nothing happened since this was decided
+            verdict = self.verdict(PlacementRequest(identity, shape), host)
+            if verdict.filter:
+                return verdict
         cells = self._choose_cells(shape, self.state.rows[host])
         self.state.occupy(host, identity, Occupant(shape, cells, reserved=True))
         reservation = Reservation(identity, host, shape, cells, self.version(host))
@@ -132,6 +139,7 @@ class PlacementEngine:
         if len(self._asked) > 10_000:
             self._asked.clear()
         self._asked[request.identity] = request.shape
+        self._fresh = None if decision.host is None else (self.state.events, request.identity, decision.host)
         return decision
 
     def explain(self, request: PlacementRequest) -> tuple[Verdict, ...]:
@@ -151,8 +159,8 @@ class PlacementEngine:
             return Verdict(host, "ready", "is not known")
         held = self._lift(request.identity)
         try:
-            verdict, _, view = self._judge(request)
-            return self._verdict(view, row, int(verdict[row]))
+            view = self._view(request.identity.namespace, request.shape)
+            return self._verdict(view, row, self._judge_row(view, row))
         finally:
             self._put_back(request.identity, held)
 
@@ -193,10 +201,13 @@ class PlacementEngine:
         while len(self._views) >= limit:
             self._forget(next(iter(self._views)))
         groups = self.state.groups
-        for key in {
-            term.topology_key
-            for term in (*shape.affinity, *shape.anti_affinity, *shape.spread, *(w.term for w in shape.preferred))
-        }:
+        terms = (
+            *shape.affinity,
+            *shape.anti_affinity,
+            *(w.term for w in shape.preferred),
+            *(s.term for s in shape.spread),
+        )
+        for key in {term.topology_key for term in terms}:
             self.state.topology(key)
         question = Question(
             namespace,
@@ -217,32 +228,35 @@ class PlacementEngine:
             if not group.users:
                 self.state.groups.drop_member_group(group)
 
-    def _judge(self, request: PlacementRequest) -> tuple[np.ndarray, IntArray, ClassView]:
+    def _judge(self, request: PlacementRequest) -> tuple[np.ndarray, FloatArray, ClassView]:
         """Verdict code and key of every row; the arrays may be the view's own: do not write to them."""
         view = self._view(request.identity.namespace, request.shape)
         state, question, n = self.state, view.question, self.state.n
         verdict, key, rows = view.verdict[:n], view.key[:n], slice(0, n)
         if view.group_rules:
-            verdict = verdict.copy()
-            free = verdict == 0
-            for rule in view.group_rules:
-                failing = rule.fails(state, question, rows)
-                failing = failing & free
-                verdict[failing] = CODES[rule.name]
-                free ^= failing
-            if not question.preferred:
-                key = np.where(free, key, -1)
-        if question.preferred and view.wish_weight:
-            key = np.where(verdict == 0, keys_of(self._wish_total(view), state.tie[:n]), -1)
+            judged = np.zeros(n, np.int8)
+            for rule in reversed(view.group_rules):  # the first filter that fails is written last
+                np.copyto(judged, CODES[rule.name], where=rule.fails(state, question, rows))
+            np.copyto(judged, verdict, where=verdict != 0)
+            verdict = judged
+            if not view.wishes:
+                key = np.where(verdict == 0, key, REFUSED)
+        if view.wishes:
+            key = np.where(verdict == 0, keys_of(self._wish_total(view), state.tie[:n]), REFUSED)
         return verdict, key, view
 
-    def _wish_total(self, view: ClassView) -> np.ndarray:
+    def _judge_row(self, view: ClassView, row: int) -> int:
+        """Verdict code of one row."""
+        code = int(view.verdict[row])
+        one = slice(row, row + 1)
+        for rule in () if code else view.group_rules:
+            if rule.fails(self.state, view.question, one)[0]:
+                return CODES[rule.name]
+        return code
+
+    def _wish_total(self, view: ClassView) -> Numbers:
         state, rows = self.state, slice(0, self.state.n)
-        wish = wish_score().value(state, view.question, after_placement(state, view.question.shape, rows), rows)
-        view.wish = wish
-        weight = view.weight + view.wish_weight
-        total: np.ndarray = (view.total[rows] * view.weight + wish * view.wish_weight) * (1.0 / weight)
-        return total
+        return view.total_with_wish(state, after_placement(state, view.question.shape, rows))
 
     def _decide(self, request: PlacementRequest) -> Decision:
         verdict, key, view = self._judge(request)
@@ -250,9 +264,9 @@ class PlacementEngine:
         counts = np.bincount(verdict, minlength=ABSENT + 1).tolist() if state.n else [0] * (ABSENT + 1)
         refusals: list[Verdict] = []
         rows = self._best_rows(request, key, refusals)
-        best = tuple(self._ranked(view, row) for row in rows)
+        best = tuple([self._ranked(view, row) for row in rows])
         total = len(state.rows)
-        rejected = tuple((FILTER_NAMES[code], counts[code]) for code in range(1, GUARD) if counts[code])
+        rejected = tuple([(FILTER_NAMES[code], counts[code]) for code in range(1, GUARD) if counts[code]])
         if refusals:
             rejected += ((GUARD_NAME, len(refusals)),)
         examples = (*self._examples(view, verdict, counts), *refusals[:1])
@@ -265,19 +279,19 @@ class PlacementEngine:
         text = explain.say_unplaced(total, rejected, examples, changes)
         return Decision(request.identity, None, (), (), 0, total, rejected, examples, changes, text)
 
-    def _best_rows(self, request: PlacementRequest, key: IntArray, refusals: list[Verdict]) -> list[int]:
+    def _best_rows(self, request: PlacementRequest, key: FloatArray, refusals: list[Verdict]) -> list[int]:
         """The best three rows; with a guard the first of them is one that it accepts."""
         if not len(key):
             return []
         best: list[int] = []
-        taken: list[tuple[int, int]] = []
+        taken: list[tuple[int, float]] = []
         while len(best) < 3 and len(taken) < GUARD_TRIES + 3:
             row = int(key.argmax())
-            value = int(key[row])
+            value = float(key[row])
             if value < 0:
                 break
             taken.append((row, value))
-            key[row] = -1
+            key[row] = REFUSED
             if not best and self.guard is not None:
                 refusal = self.guard(request.identity, request.shape, self.state.names[row])
                 if refusal:
@@ -289,24 +303,24 @@ class PlacementEngine:
         return best
 
     def _ranked(self, view: ClassView, row: int) -> Ranked:
-        values = view.terms[:, row].tolist()
+        state, question = self.state, view.question
+        after = after_on_row(state, question.shape, row)
         terms = [
-            (score.name, weight, value) for score, weight, value in zip(view.scores, view.weights, values, strict=True)
+            (score.name, weight, float(score.value(state, question, after)))
+            for score, weight in zip(view.scores, view.weights, strict=True)
         ]
-        total, weight = float(view.total[row]), view.weight
-        if view.question.preferred and view.wish_weight:
-            wish = float(view.wish[row])
-            total = (total * weight + wish * view.wish_weight) * (1.0 / (weight + view.wish_weight))
+        if view.wishes:
+            wish = float(wish_score().value(state, question, after)[0])
             terms.append(("vm-wish", view.wish_weight, wish))
-        return Ranked(self.state.names[row], total, tuple(terms))
+            return Ranked(state.names[row], float(view.total_with_wish(state, after)), tuple(terms))
+        return Ranked(state.names[row], float(view.total_of(state, after)), tuple(terms))
 
     def _examples(self, view: ClassView, verdict: np.ndarray, counts: list[int]) -> tuple[Verdict, ...]:
-        """One host per filter that refused, the one with the highest tie breaker: no order of events shows in it."""
-        tie = self.state.tie[: self.state.n]
+        """One host per filter that refused: the first in tie-breaker order, so that no order of events shows in it."""
+        order = self.state.tie_order()
+        codes = verdict[order].tobytes()  # one byte per host: bytes.find is the fastest search there is here
         return tuple(
-            self._verdict(view, int((tie * (verdict == code)).argmax()), code)
-            for code in range(1, GUARD)
-            if counts[code]
+            [self._verdict(view, int(order[codes.index(code)]), code) for code in range(1, GUARD) if counts[code]]
         )
 
     def _verdict(self, view: ClassView, row: int, code: int) -> Verdict:
@@ -321,7 +335,7 @@ class PlacementEngine:
             return ()
         entry = self.state.row[row]
         assert entry is not None
-        one = np.array([row])
+        one = slice(row, row + 1)
         fits = np.flatnonzero(cell_fits(self.state, shape, one)[0]).tolist()
         memory = self.state.cells(shape.hugepage_kib)[row].tolist()
         pcpus = self.state.cells(-1)[row].tolist()

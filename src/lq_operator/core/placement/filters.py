@@ -21,7 +21,7 @@ from lq_operator.core.placement.types import HOSTNAME_KEY, HostFacts, Shape, Spr
 class Depends(Enum):
     """What can change a filter's answer, so what its cached answer must be dropped for."""
 
-    FACTS = "facts of the host"
+    FACTS = "facts of the host"  # state.PLACEMENT_FACTS
     LOAD = "room on the host"
     GROUPS = "where other VMs stand"
 
@@ -38,7 +38,7 @@ class Question:
     preferred: tuple[tuple[VmTerm, Group, int], ...] = ()
     refused_by: tuple[Group, ...] = ()
     eligible: BoolArray | None = None  # per row: passes every FACTS filter; what spreading counts as a domain
-    eligible_domains: dict[str, tuple[int, IntArray]] = field(default_factory=dict)  # key -> (version, domain ids)
+    eligible_domains: dict[str, tuple[int, list[int]]] = field(default_factory=dict)  # key -> (version, domain ids)
 
     def groups(self) -> tuple[Group, ...]:
         """Member groups this question keeps alive."""
@@ -85,7 +85,7 @@ def cores(milli: int) -> str:
 
 
 def _fails_ready(state: ClusterState, _: Question, rows: Rows) -> BoolArray:
-    return ~state.column("ready", lambda host: host.ready)[rows]
+    return state.column("unready", lambda host: not host.ready)[rows]
 
 
 def _says_ready(state: ClusterState, _: Question, row: int) -> str:
@@ -112,7 +112,7 @@ def _says_taints(state: ClusterState, question: Question, row: int) -> str:
 
 def _fails_node_selector(state: ClusterState, question: Question, rows: Rows) -> BoolArray:
     wanted = question.shape.node_selector
-    return ~state.column(("labels", wanted), lambda host: all_match(wanted, host.labels))[rows]
+    return state.column(("not labels", wanted), lambda host: not all_match(wanted, host.labels))[rows]
 
 
 def _says_node_selector(state: ClusterState, question: Question, row: int) -> str:
@@ -123,7 +123,7 @@ def _says_node_selector(state: ClusterState, question: Question, row: int) -> st
 
 def _fails_node_affinity(state: ClusterState, question: Question, rows: Rows) -> BoolArray:
     terms = question.shape.node_affinity
-    return ~state.column(("affinity", terms), lambda host: any_term_matches(terms, host.labels))[rows]
+    return state.column(("affinity", terms), lambda host: not any_term_matches(terms, host.labels))[rows]
 
 
 def _says_node_affinity(_: ClusterState, question: Question, __: int) -> str:
@@ -132,7 +132,7 @@ def _says_node_affinity(_: ClusterState, question: Question, __: int) -> str:
 
 def _fails_cpu_model(state: ClusterState, question: Question, rows: Rows) -> BoolArray:
     model = question.shape.cpu_model
-    return ~state.column(("cpu", model), lambda host: model in host.cpu_models)[rows]
+    return state.column(("cpu", model), lambda host: model not in host.cpu_models)[rows]
 
 
 def _says_cpu_model(state: ClusterState, question: Question, row: int) -> str:
@@ -142,7 +142,7 @@ def _says_cpu_model(state: ClusterState, question: Question, row: int) -> str:
 
 def _fails_networks(state: ClusterState, question: Question, rows: Rows) -> BoolArray:
     wanted = question.shape.networks
-    return ~state.column(("networks", wanted), lambda host: wanted <= host.networks)[rows]
+    return state.column(("networks", wanted), lambda host: not wanted <= host.networks)[rows]
 
 
 def _says_networks(state: ClusterState, question: Question, row: int) -> str:
@@ -152,7 +152,7 @@ def _says_networks(state: ClusterState, question: Question, row: int) -> str:
 
 def _fails_pool_reach(state: ClusterState, question: Question, rows: Rows) -> BoolArray:
     wanted = frozenset(question.shape.pools)
-    return ~state.column(("reach", wanted), lambda host: wanted <= host.pools.keys())[rows]
+    return state.column(("reach", wanted), lambda host: not wanted <= host.pools.keys())[rows]
 
 
 def _says_pool_reach(state: ClusterState, question: Question, row: int) -> str:
@@ -162,7 +162,7 @@ def _says_pool_reach(state: ClusterState, question: Question, row: int) -> str:
 
 def _fails_volumes(state: ClusterState, question: Question, rows: Rows) -> BoolArray:
     hosts = frozenset.intersection(*question.shape.bound_volumes.values())
-    return ~state.column(("volumes", hosts), lambda host: host.name in hosts)[rows]
+    return state.column(("volumes", hosts), lambda host: host.name not in hosts)[rows]
 
 
 def _says_volumes(state: ClusterState, question: Question, row: int) -> str:
@@ -223,11 +223,12 @@ def cell_fits(state: ClusterState, shape: Shape, rows: Rows) -> BoolArray:
 
 
 def _fails_numa(state: ClusterState, question: Question, rows: Rows) -> BoolArray:
-    return np.count_nonzero(cell_fits(state, question.shape, rows), axis=1) < question.shape.bound_cells
+    fitting: IntArray = np.count_nonzero(cell_fits(state, question.shape, rows), axis=1)
+    return fitting < question.shape.bound_cells
 
 
 def _says_numa(state: ClusterState, question: Question, row: int) -> str:
-    shape, one = question.shape, np.array([row])
+    shape, one = question.shape, slice(row, row + 1)
     count = shape.bound_cells
     found = int(np.count_nonzero(cell_fits(state, shape, one)))
     part = gib(-(-shape.memory_mib // count))
@@ -273,7 +274,7 @@ def _fails_pool_space(state: ClusterState, question: Question, rows: Rows) -> Bo
 
 
 def _says_pool_space(state: ClusterState, question: Question, row: int) -> str:
-    one = np.array([row])
+    one = slice(row, row + 1)
     short = []
     for pool, size in question.shape.pools.items():
         free = int(pool_free(state, pool, one)[0])
@@ -306,7 +307,7 @@ def _lacks_label(state: ClusterState, key: str, rows: Rows) -> BoolArray:
     return state.topology(key).ids[rows] < 0
 
 
-def _is_first_of_its_kind(question: Question, term: VmTerm, group: Group) -> bool:
+def _is_first_of_its_kind(question: Question, group: Group) -> bool:
     # Kubernetes' exception: the first VM of a group that wants to be together may go anywhere.
     return group.total == 0 and group.matches(question.namespace, question.shape)
 
@@ -316,18 +317,17 @@ def _fails_affinity(state: ClusterState, question: Question, rows: Rows) -> Bool
     for term, group in question.affinity:
         if term.topology_key != HOSTNAME_KEY:
             failing |= _lacks_label(state, term.topology_key, rows)
-        if not _is_first_of_its_kind(question, term, group):
+        if not _is_first_of_its_kind(question, group):
             failing |= counts_per_row(state, group, term.topology_key, rows) == 0
     return failing
 
 
 def _says_affinity(state: ClusterState, question: Question, row: int) -> str:
-    one = np.array([row])
+    one = slice(row, row + 1)
     missing = [
         f"{term} in {domain_of(state, term.topology_key, row)} (0 of {group.total} matching VMs)"
         for term, group in question.affinity
-        if not counts_per_row(state, group, term.topology_key, one)[0]
-        and not _is_first_of_its_kind(question, term, group)
+        if (not counts_per_row(state, group, term.topology_key, one)[0] and not _is_first_of_its_kind(question, group))
         or (term.topology_key != HOSTNAME_KEY and _lacks_label(state, term.topology_key, one)[0])
     ]
     return f"has no VM that it must run with: {'; '.join(missing)}"
@@ -343,7 +343,7 @@ def _fails_anti_affinity(state: ClusterState, question: Question, rows: Rows) ->
 
 
 def _says_anti_affinity(state: ClusterState, question: Question, row: int) -> str:
-    one = np.array([row])
+    one = slice(row, row + 1)
     hits = []
     for term, group in question.anti_affinity:
         count = int(counts_per_row(state, group, term.topology_key, one)[0])
@@ -362,7 +362,7 @@ def _fails_refused(state: ClusterState, question: Question, rows: Rows) -> BoolA
 
 
 def _says_refused(state: ClusterState, question: Question, row: int) -> str:
-    one = np.array([row])
+    one = slice(row, row + 1)
     hits = []
     for group in question.refused_by:
         count = int(counts_per_row(state, group, group.term.topology_key, one)[0])
@@ -383,8 +383,9 @@ def fewest(state: ClusterState, question: Question, group: Group, key: str) -> i
         known = question.eligible_domains.get(key)
         if known is None or known[0] != topology.version:
             domains = np.unique(topology.ids[: state.n][eligible])
-            known = question.eligible_domains[key] = (topology.version, domains[domains >= 0])
-        counts = state.groups.domain_counts(group, key)[known[1]]
+            known = question.eligible_domains[key] = (topology.version, domains[domains >= 0].tolist())
+        per_domain = state.groups.domain_counts(group, key).tolist()
+        return min([per_domain[domain] for domain in known[1]], default=0)
     return int(counts.min()) if len(counts) else 0
 
 
@@ -407,7 +408,7 @@ def _fails_spread(state: ClusterState, question: Question, rows: Rows) -> BoolAr
 
 
 def _says_spread(state: ClusterState, question: Question, row: int) -> str:
-    one, broken = np.array([row]), []
+    one, broken = slice(row, row + 1), []
     for spread, group in question.spread:
         key = spread.topology_key
         own = 1 if group.matches(question.namespace, question.shape) else 0

@@ -1,82 +1,107 @@
 """How good a host is for a VM that fits there. SCORES and STRATEGIES are the specification: two literal tables.
 
-Each term is 0..1, higher is better. Only +, -, *, / and square root are used: IEEE 754 rounds those exactly, so the
-same inputs give the same bits on every machine.
+Each term is 0..1 on a host within its capacity, higher is better. Only +, -, *, /, max, abs and square root are used:
+IEEE 754 rounds those exactly, so the same inputs give the same bits on every machine, for one host as for all.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from lq_operator.core.placement.filters import Question, counts_per_row
 from lq_operator.core.placement.selectors import Requirements, all_match
-from lq_operator.core.placement.state import CORRELATION, ClusterState, FloatArray, Rows
+from lq_operator.core.placement.state import (
+    CPU_SHARE,
+    CPU_UNIT,
+    MEMORY_SHARE,
+    MEMORY_UNIT,
+    OVER,
+    VAR,
+    ClusterState,
+    FloatArray,
+    Rows,
+)
 from lq_operator.core.placement.types import HostFacts, Shape
+
+Numbers = Any
+"""An array over hosts, or one float: the terms are written so that both work (numpy costs 1 us per call)."""
 
 
 @dataclass(slots=True)
 class After:
-    """Used shares of vCPU and memory if the VM were placed; computed once for all terms."""
+    """Used shares of vCPU and memory if the VM were placed, and the host's CPU demand before."""
 
-    cpu: FloatArray
-    memory: FloatArray
+    cpu: Numbers
+    memory: Numbers
+    over: Numbers
+    var: Numbers
+    rows: Rows
+    larger: Callable[[Numbers, Numbers], Numbers]
+    root: Callable[[Numbers], Numbers]
 
 
 def after_placement(state: ClusterState, shape: Shape, rows: Rows) -> After:
     """Shares after placement. Hugepage memory is set apart anyway and leaves the memory share as it is."""
-    mvcpus: FloatArray | int = shape.vcpus * (state.overcommit[rows] if shape.dedicated_cpus else 1000)
-    cpu = state.share[0][rows] + mvcpus * state.per_unit[0][rows]
-    memory = state.share[1][rows]
+    columns = state.floats[:, rows] if isinstance(rows, slice) else state.floats.take(rows, axis=1)
+    overcommit = state.overcommit[rows] if shape.dedicated_cpus else 1000
+    return _after(columns, overcommit, shape, rows, np.maximum, np.sqrt)
+
+
+def after_on_row(state: ClusterState, shape: Shape, row: int) -> After:
+    """The same for one host, in Python floats."""
+    overcommit = int(state.overcommit[row]) if shape.dedicated_cpus else 1000
+    return _after(state.floats[:, row].tolist(), overcommit, shape, slice(row, row + 1), max, math.sqrt)
+
+
+def _after(columns: Any, overcommit: Any, shape: Shape, rows: Rows, larger: Any, root: Any) -> After:
+    cpu = columns[CPU_SHARE] + (shape.vcpus * overcommit) * columns[CPU_UNIT]
+    memory = columns[MEMORY_SHARE]
     if not shape.hugepage_kib:
-        memory = memory + shape.memory_mib * state.per_unit[1][rows]
-    return After(cpu, memory)
+        memory = memory + shape.memory_mib * columns[MEMORY_UNIT]
+    return After(cpu, memory, columns[OVER], columns[VAR], rows, larger, root)
 
 
-def _unit(values: FloatArray) -> FloatArray:
-    return np.minimum(np.maximum(values, 0.0), 1.0)
+def _spread(_: ClusterState, __: Question, after: After) -> Numbers:
+    return 1.0 - (after.cpu + after.memory) * 0.5
 
 
-def _spread(_: ClusterState, __: Question, after: After, ___: Rows) -> FloatArray:
-    return _unit(1.0 - (after.cpu + after.memory) * 0.5)
+def _pack(_: ClusterState, __: Question, after: After) -> Numbers:
+    return (after.cpu + after.memory) * 0.5
 
 
-def _pack(_: ClusterState, __: Question, after: After, ___: Rows) -> FloatArray:
-    return _unit((after.cpu + after.memory) * 0.5)
+def _balanced(_: ClusterState, __: Question, after: After) -> Numbers:
+    return 1.0 - after.larger(after.cpu, after.memory)
 
 
-def _balanced(_: ClusterState, __: Question, after: After, ___: Rows) -> FloatArray:
-    return _unit(1.0 - np.maximum(after.cpu, after.memory))
+def _stranding(_: ClusterState, __: Question, after: After) -> Numbers:
+    return 1.0 - abs(after.cpu - after.memory)
 
 
-def _stranding(_: ClusterState, __: Question, after: After, ___: Rows) -> FloatArray:
-    return _unit(1.0 - np.abs(after.cpu - after.memory))
-
-
-def _contention(state: ClusterState, question: Question, _: After, rows: Rows) -> FloatArray:
+def _contention(_: ClusterState, question: Question, after: After) -> Numbers:
     """1 / (1 + unmet cores). Unmet = E[(D-C)+] <= (sqrt(var + (mean-C)^2) + mean-C) / 2, the tight bound for any
     distribution with this mean and variance (Scarf 1958): no assumption about the shape of the demand."""
     mean, sd = question.shape.demand
-    mean_cores, sd_cores = mean / 1000, sd / 1000
-    over = state.load_over[rows] + mean_cores
-    var = state.load_var[rows] + sd_cores * sd_cores + (2 * CORRELATION * sd_cores) * state.load_sd[rows]
-    return 1.0 / (1.0 + (np.sqrt(var + over * over) + over) * 0.5)
+    over = after.over + mean / 1000
+    return 2.0 / (2.0 + (after.root((after.var + sd * sd / 1_000_000) + over * over) + over))
 
 
-def _image(state: ClusterState, question: Question, _: After, rows: Rows) -> FloatArray:
+def _image(state: ClusterState, question: Question, after: After) -> Numbers:
     images = question.shape.images
-    return state.column(("images", images), lambda host: images <= host.images)[rows].astype(np.float64)
+    return state.column(("images", images), lambda host: images <= host.images)[after.rows].astype(np.float64)
 
 
-def _node_wish(state: ClusterState, question: Question, _: After, rows: Rows) -> FloatArray:
+def _node_wish(state: ClusterState, question: Question, after: After) -> Numbers:
     terms = question.shape.preferred_nodes
     total = sum(term.weight for term in terms)
-    met = np.zeros(len(state.free_memory[rows]))
+    met: FloatArray = np.zeros(len(state.free_memory[after.rows]))
     for term in terms:
         wanted = term.requirements
-        met += term.weight * state.column(("labels", wanted), _matcher(wanted))[rows]
+        met += term.weight * state.column(("labels", wanted), _matcher(wanted))[after.rows]
     return met / total
 
 
@@ -84,13 +109,13 @@ def _matcher(wanted: Requirements) -> Callable[[HostFacts], bool]:
     return lambda host: all_match(wanted, host.labels)
 
 
-def _vm_wish(state: ClusterState, question: Question, _: After, rows: Rows) -> FloatArray:
+def _vm_wish(state: ClusterState, question: Question, after: After) -> Numbers:
     """Share of the wished weight that is met: a wish to be together by a VM there, a wish to be apart by none."""
-    met = np.zeros(len(state.free_memory[rows]))
+    met: FloatArray = np.zeros(len(state.free_memory[after.rows]))
     total = 0
     for term, group, weight in question.preferred:
         total += abs(weight)
-        there = counts_per_row(state, group, term.topology_key, rows) > 0
+        there = counts_per_row(state, group, term.topology_key, after.rows) > 0
         met += weight * there if weight > 0 else -weight * ~there
     return met / max(1, total)
 
@@ -102,7 +127,7 @@ class Score:
     name: str
     cached: bool
     applies: Callable[[Question], bool]
-    value: Callable[[ClusterState, Question, After, Rows], FloatArray]
+    value: Callable[[ClusterState, Question, After], Numbers]
 
 
 SCORES: tuple[Score, ...] = (

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 
-class Operator(str, Enum):
+class Operator(StrEnum):
     """Operators of a label requirement (core/v1 NodeSelectorRequirement)."""
 
     IN = "In"

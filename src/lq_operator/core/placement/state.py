@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,15 @@ Rows = slice | npt.NDArray[np.int64]
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+
+CPU_SHARE, MEMORY_SHARE, CPU_UNIT, MEMORY_UNIT, OVER, VAR = range(6)
+"""Rows of `ClusterState.floats`: used shares; share taken by one milli-vCPU and one MiB; expected CPU demand minus
+cores; its variance (cores^2)."""
+
+PLACEMENT_FACTS = ("ready", "cordoned", "labels", "taints", "networks", "cpu_models", "images")
+"""Fields of HostFacts (and the names of its pools) that columns are made of."""
+
+_T = TypeVar("_T", bound=np.generic)
 
 CORRELATION = 0.1
 """Pairwise correlation of VM demand on one host, as in the independent evaluator of the benchmarks."""
@@ -39,6 +49,8 @@ class Row:
     """Integer accounting of one host; what the arrays show is derived from it."""
 
     facts: HostFacts
+    capacity_mvcpus: int = 0
+    capacity_mib: int = -1
     shared_mvcpus: int = 0
     dedicated: int = 0
     memory_mib: int = 0
@@ -51,7 +63,6 @@ class Row:
     sum_sd: int = 0
     sum_var: int = 0
     reserved_mean: int = 0
-    reserved_sd: int = 0
     reserved_var: int = 0
 
 
@@ -61,17 +72,23 @@ class ChangeLog:
     def __init__(self) -> None:
         self._rows: IntArray = np.zeros(4096, np.int64)
         self._end = 0
+        self._read = 0
+        self._last = -1
         self.epoch = 0
 
     @property
     def position(self) -> tuple[int, int]:
         """Where a reader that is up to date stands."""
+        self._read = self._end
         return (self.epoch, self._end)
 
     def note(self, row: int) -> None:
-        """A row changed."""
+        """A row changed. Said once, if nobody has read the log since."""
+        if row == self._last and self._read < self._end:
+            return
+        self._last = row
         if self._end == len(self._rows):
-            self._end = 0
+            self._end = self._read = 0
             self.epoch += 1
         self._rows[self._end] = row
         self._end += 1
@@ -84,7 +101,7 @@ class ChangeLog:
         """Everything changed (rows were added): larger log, new epoch."""
         if len(self._rows) < capacity:
             self._rows = np.zeros(capacity, np.int64)
-        self._end = 0
+        self._end = self._read = 0
         self.epoch += 1
 
 
@@ -112,6 +129,8 @@ class ClusterState:
         self.pool_reserved: dict[str, int] = {}  # over all hosts; counts only where the pool is shared
         self.pool_version: dict[str, int] = {}
         self._shared_pools: set[str] = set()
+        self.events = 0  # counts what touched any row
+        self._tie_order: IntArray | None = None
         self.facts_log = ChangeLog()
         self.load_log = ChangeLog()
         self._free_rows: list[int] = []
@@ -122,15 +141,11 @@ class ClusterState:
         cap = self._capacity
         self.alive: BoolArray = np.zeros(cap, np.bool_)
         self.version: IntArray = np.zeros(cap, np.int64)
-        self.tie: IntArray = np.zeros(cap, np.int64)
+        self._tie: FloatArray = np.zeros(cap)
         self.overcommit: IntArray = np.ones(cap, np.int64)
         self.free_mvcpus: IntArray = np.zeros(cap, np.int64)
         self.free_memory: IntArray = np.zeros(cap, np.int64)
-        self.share: FloatArray = np.zeros((2, cap))  # used share of (vCPU, memory)
-        self.per_unit: FloatArray = np.zeros((2, cap))  # share taken by one milli-vCPU, by one MiB
-        self.load_over: FloatArray = np.zeros(cap)  # expected demand - cores, in cores
-        self.load_var: FloatArray = np.zeros(cap)  # variance of the demand, cores^2
-        self.load_sd: FloatArray = np.zeros(cap)
+        self.floats: FloatArray = np.zeros((6, cap))
         self.amounts: dict[tuple[str, str], IntArray] = {}  # ('hugepages', KiB) | (devices, pools, shared; name)
         self.cell_free: dict[int, IntArray] = {}  # -1 = pCPUs, 0 = memory, size KiB = hugepages; [row, cell]
         self._cell_array(-1)
@@ -140,10 +155,11 @@ class ClusterState:
 
     def _grow(self) -> None:
         cap = self._capacity = self._capacity * 2
-        for name in ("alive", "version", "tie", "overcommit", "free_mvcpus", "free_memory", "load_over", "load_var",
-                     "load_sd"):  # fmt: skip
+        for name in ("alive", "version", "_tie", "overcommit", "free_mvcpus", "free_memory"):
             setattr(self, name, _resized(getattr(self, name), cap))
-        self.share, self.per_unit = _resized2(self.share, cap), _resized2(self.per_unit, cap)
+        floats = np.zeros((6, cap))
+        floats[:, : self.floats.shape[1]] = self.floats
+        self.floats = floats
         for key, array in self.amounts.items():
             self.amounts[key] = _resized(array, cap)
         for kind, array in self.cell_free.items():
@@ -203,6 +219,20 @@ class ClusterState:
         assert row is not None
         return name if key == HOSTNAME_KEY else row.facts.labels.get(key)
 
+    def tie_order(self) -> IntArray:
+        """Rows of live hosts by tie breaker: an order that does not depend on when hosts were added."""
+        if self._tie_order is None:
+            order = sorted((tie_of(self.seed, name), name, row) for name, row in self.rows.items())
+            self._tie_order = np.array([row for _, _, row in order], np.int64)
+            self._tie[self._tie_order] = np.arange(len(order)) / 2**30
+        return self._tie_order
+
+    @property
+    def tie(self) -> FloatArray:
+        """Tie breaker per row, 0..1, no two alike."""
+        self.tie_order()
+        return self._tie
+
     # ------------------------------------------------------------ hosts
 
     def set_host(self, facts: HostFacts) -> None:
@@ -212,6 +242,7 @@ class ClusterState:
             row = self._new_row(facts)
         entry = self.row[row]
         assert entry is not None
+        relevant = entry.capacity_mib < 0 or facts_differ(entry.facts, facts)
         if [cell.cell for cell in entry.facts.cells] != [cell.cell for cell in facts.cells]:
             self._renumber_cells(row, entry, facts)
         entry.facts = facts
@@ -224,12 +255,14 @@ class ClusterState:
             topology.set_row(row, self._domain(facts.name, key))
         self.overcommit[row] = facts.overcommit_milli
         capacity = (facts.capacity_mvcpus, facts.vm_memory_mib)
-        self.per_unit[:, row] = [1.0 / max(1, amount) for amount in capacity]
+        entry.capacity_mvcpus, entry.capacity_mib = capacity
+        self.floats[CPU_UNIT, row], self.floats[MEMORY_UNIT, row] = (1.0 / max(1, amount) for amount in capacity)
         for kind in list(self.cell_free):
             self._derive_cells(row, kind, self._cell_array(kind))
         for kind_name, array in self.amounts.items():
             self._derive_amount(row, *kind_name, array)
-        self.facts_log.note(row)
+        if relevant:
+            self.facts_log.note(row)
         self._derive(row)
 
     def _renumber_cells(self, row: int, entry: Row, facts: HostFacts) -> None:
@@ -254,7 +287,7 @@ class ClusterState:
         self.names[row] = facts.name
         self.row[row] = Row(facts)
         self.alive[row] = True
-        self.tie[row] = tie_of(self.seed, facts.name)
+        self._tie_order = None
         self.facts_log.reset(4 * self._capacity)
         self.load_log.reset(4 * self._capacity)
         for identity, occupant in self.occupants.get(facts.name, {}).items():
@@ -278,6 +311,8 @@ class ClusterState:
             array[row] = 0
         for cells in self.cell_free.values():
             cells[row] = -1
+        self.events += 1
+        self._tie_order = None
         self.version[row] += 1
         self._free_rows.append(row)
         self.facts_log.note(row)
@@ -294,6 +329,20 @@ class ClusterState:
         if row is not None:
             self._account(row, identity, occupant, 1)
             self._derive(row)
+
+    def settle(self, host: str, identity: VmKey) -> None:
+        """A reservation became a placement: the same room, but its volumes and load are now in what hosts report."""
+        occupant = self.occupants[host][identity]
+        occupant.reserved = False
+        row = self.rows.get(host)
+        if row is None:
+            return
+        entry = self.row[row]
+        assert entry is not None
+        if occupant.shape.pools:
+            self._account_pools(row, entry, occupant.shape, -1)
+        self._account_reserved_load(entry, occupant.shape, -1)
+        self._derive(row)
 
     def vacate(self, host: str, identity: VmKey) -> None:
         """A VM gives its room on a host back."""
@@ -332,10 +381,13 @@ class ClusterState:
         entry.sum_sd += sign * sd
         entry.sum_var += sign * sd * sd
         if occupant.reserved:
-            entry.reserved_mean += sign * mean
-            entry.reserved_sd += sign * sd
-            entry.reserved_var += sign * sd * sd
+            self._account_reserved_load(entry, shape, sign)
         self.groups.count(row, identity.namespace, shape, sign)
+
+    def _account_reserved_load(self, entry: Row, shape: Shape, sign: int) -> None:
+        mean, sd = shape.demand
+        entry.reserved_mean += sign * mean
+        entry.reserved_var += sign * sd * sd
 
     def _account_cells(self, row: int, entry: Row, occupant: Occupant, sign: int) -> None:
         shape = occupant.shape
@@ -365,23 +417,22 @@ class ClusterState:
     def _derive(self, row: int) -> None:
         entry = self.row[row]
         assert entry is not None
-        facts = entry.facts
-        capacity = facts.pcpus * facts.overcommit_milli
+        facts, capacity, memory = entry.facts, entry.capacity_mvcpus, entry.capacity_mib
         used = entry.shared_mvcpus + entry.dedicated * facts.overcommit_milli
-        memory = facts.vm_memory_mib
         self.free_mvcpus[row] = capacity - used
         self.free_memory[row] = memory - entry.memory_mib
-        self.share[0, row] = used / capacity if capacity else 1.0
-        self.share[1, row] = entry.memory_mib / memory if memory else 1.0
         if facts.load is not None:  # measured; decisions in flight are not in the measurement yet
             mean = facts.load.mean_mcores + entry.reserved_mean
             var = facts.load.sd_mcores**2 + entry.reserved_var
         else:
             mean = entry.mean_mcores
             var = ((10 - 1) * entry.sum_var + entry.sum_sd**2) // 10  # (1-rho) sum(sd^2) + rho (sum sd)^2, rho = 0.1
-        self.load_over[row] = (mean - facts.pcpus * 1000) / 1000
-        self.load_var[row] = var / 1_000_000
-        self.load_sd[row] = (var / 1_000_000) ** 0.5
+        floats = self.floats
+        floats[CPU_SHARE, row] = used / capacity if capacity else 1.0
+        floats[MEMORY_SHARE, row] = entry.memory_mib / memory if memory else 1.0
+        floats[OVER, row] = (mean - facts.pcpus * 1000) / 1000
+        floats[VAR, row] = var / 1_000_000
+        self.events += 1
         self.version[row] += 1
         self.load_log.note(row)
 
@@ -422,19 +473,19 @@ class ClusterState:
                 )
 
 
-def tie_of(seed: int, name: str) -> int:
-    """Tie breaker of a host, 42 bits of a seeded hash: independent of the order in which hosts were added."""
-    digest = hashlib.blake2b(name.encode(), digest_size=8, key=seed.to_bytes(8, "big")).digest()
-    return int.from_bytes(digest, "big") >> 22
+def facts_differ(old: HostFacts, new: HostFacts) -> bool:
+    """Whether anything changed that a column could depend on."""
+    if old.pools.keys() != new.pools.keys():
+        return True
+    return any(getattr(old, name) != getattr(new, name) for name in PLACEMENT_FACTS)
 
 
-def _resized(array: npt.NDArray[np.generic], capacity: int) -> npt.NDArray[np.generic]:
+def tie_of(seed: int, name: str) -> bytes:
+    """Seeded hash of a host's name, by which equal hosts are ordered."""
+    return hashlib.blake2b(name.encode(), digest_size=8, key=seed.to_bytes(8, "big")).digest()
+
+
+def _resized(array: npt.NDArray[_T], capacity: int) -> npt.NDArray[_T]:
     new = np.zeros(capacity, array.dtype)
     new[: len(array)] = array
-    return new
-
-
-def _resized2(array: FloatArray, capacity: int) -> FloatArray:
-    new = np.zeros((2, capacity))
-    new[:, : array.shape[1]] = array
     return new

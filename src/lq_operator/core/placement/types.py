@@ -321,8 +321,7 @@ class Placed:
 # ---------------------------------------------------------------- answers
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Why one host was refused: the filter's name and a sentence with the failing number. filter='' = it fits."""
 
     host: str
@@ -330,8 +329,7 @@ class Verdict:
     sentence: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
+class Ranked(NamedTuple):
     """One of the best hosts: total score and its terms, each 0..1, with the term's weight."""
 
     host: str
