@@ -10,8 +10,9 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,7 @@ from lq_operator.lab.fabric import Fabric
 from lq_operator.lab.host import HostSettings, LabHost, Transport, write_client_credentials
 from lq_operator.lab.locks import exclusive
 from lq_operator.lab.names import APISERVER_PORT, CONTROLLER_IP, IMAGE_PORT, MAX_HOSTS, LabNames
+from lq_operator.lab.netns import entered
 from lq_operator.lab.pki import write_secret
 from lq_operator.lab.shell import run
 from lq_operator.lab.supervisor import Supervisor
@@ -295,6 +297,12 @@ class Lab:
         take_down(self.name)
 
     # -- use
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Put the calling thread, and threads it starts meanwhile, into the fabric, where hosts can be reached."""
+        with entered(self.netns):
+            yield
 
     def exec(
         self, argv: list[str], *, timeout_s: float = 60, check: bool = False, stdin: str | None = None

@@ -152,6 +152,13 @@ class LabHost:
         self._fabric.forget_neighbour(self.ip)
         self._group.kill()
 
+    def reset(self, *, wait: bool = True) -> None:
+        """Reinstall: power off, forget definitions, disks and logs, power on; addresses, UUID and certificates stay."""
+        self.kill()
+        for folder in ("varlib", "varlog", "etc", "private"):
+            shutil.rmtree(self.dir / folder, ignore_errors=True)
+        self.start(wait=wait)
+
     def freeze(self) -> None:
         """A hung host: nothing in it runs any more, TCP still acknowledges."""
         self._group.freeze()

@@ -5,34 +5,16 @@ from the machine's own namespace: no routes, no address translation, nothing for
 """
 
 import argparse
-import ctypes
-import os
 import socket
 import threading
 
-_CLONE_NEWNET = 0x40000000
+from lq_operator.lab.netns import entered
 
 
 def listener_in(netns: str, host: str, port: int) -> socket.socket:
-    """A listening socket of that named namespace; the calling thread is back in its own one afterwards."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    other = os.open(f"/run/netns/{netns}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _check(libc.setns(other, _CLONE_NEWNET))
-        try:
-            return socket.create_server((host, port), backlog=128)
-        finally:
-            _check(libc.setns(own, _CLONE_NEWNET))
-    finally:
-        os.close(own)
-        os.close(other)
-
-
-def _check(result: int) -> None:
-    if result != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+    """A listening socket of that named namespace."""
+    with entered(netns):
+        return socket.create_server((host, port), backlog=128)
 
 
 def forward(client: socket.socket, target: tuple[str, int]) -> None:

@@ -1,13 +1,15 @@
-# Netplan v2 (block or simple flow style) -> lines "addr MAC-or-NAME CIDR", "gw MAC-or-NAME IP", "dhcp MAC-or-NAME", "dns IP".
+# Netplan v2 (block or simple flow style) -> lines "addr MAC-or-NAME CIDR", "gw MAC-or-NAME IP", "dhcp MAC-or-NAME", "mtu MAC-or-NAME N",
+# "dns IP".
 # Enough for what a controller writes; not a YAML parser.
-function clean(s) { gsub(/["'\[\]{},]/, " ", s); gsub(/^ +| +$/, "", s); return s }
+function clean(s) { gsub(/[]["'{},]/, " ", s); gsub(/^ +| +$/, "", s); return s }
 function flush_nic(  i, who) {
   if (nic == "") return
   who = mac != "" ? tolower(mac) : nic
   for (i = 0; i < na; i++) print "addr", who, addr[i]
   if (gw != "") print "gw", who, gw
   if (dhcp) print "dhcp", who
-  nic = ""; mac = ""; gw = ""; dhcp = 0; na = 0
+  if (mtu != "") print "mtu", who, mtu
+  nic = ""; mac = ""; mtu = ""; gw = ""; dhcp = 0; na = 0
 }
 function take(list, what,   parts, n, i) {
   n = split(clean(list), parts, " ")
@@ -33,10 +35,11 @@ function take(list, what,   parts, n, i) {
   }
   if (dns && key != "" && !dash && indent <= dnsindent) dns = 0
   if (key == "nameservers") { dns = 1; dnsindent = indent; mode = ""
-    if (match(value, /addresses["']?: *\[[^\]]*\]/)) { v = substr(value, RSTART, RLENGTH); sub(/^addresses["']?: */, "", v); take(v, "dns") }
+    if (match(value, /addresses["']?: *\[[^]]*\]/)) { v = substr(value, RSTART, RLENGTH); sub(/^addresses["']?: */, "", v); take(v, "dns") }
     next }
   if (key == "addresses") { mode = dns ? "dns" : "addr"; if (value ~ /[0-9a-fA-F]/) { take(value, mode); mode = "" } next }
   if (key == "gateway4") { gw = clean(value); mode = ""; next }
+  if (key == "mtu") { mtu = clean(value); mode = ""; next }
   if (key == "dhcp4") { if (clean(value) ~ /^(true|yes)$/) dhcp = 1; mode = ""; next }
   if (key == "to" || key == "via") {
     mode = ""; if (dash) { to = ""; via = "" }
