@@ -1,0 +1,1 @@
+"""libvirt's XML, both ways, in our words. Pure: no libvirt, no IO, same input same text."""

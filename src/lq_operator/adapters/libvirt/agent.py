@@ -1,0 +1,87 @@
+"""What the guest agent says, asked with short timeouts. A guest may lie: texts are bounded and cleaned."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from typing import Any
+
+import libvirt
+import libvirt_qemu
+
+from lq_operator.adapters.libvirt.errors import code_of
+from lq_operator.core.model import GuestFacts
+from lq_operator.core.result import Transient
+
+AGENT_TIMEOUT_S = 3
+_TEXT_LIMIT = 253  # the longest host name there is
+_ADDRESS_LIMIT = 64
+
+_REFUSED = (
+    libvirt.VIR_ERR_NO_SUPPORT,
+    libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
+    libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
+    libvirt.VIR_ERR_INTERNAL_ERROR,  # "unable to execute QEMU agent command": this agent lacks the command
+)
+
+
+def observe_guest(conn: Any, domain_name: str) -> GuestFacts:
+    """Raises (Transient after translation) when the agent does not answer at all."""
+    dom = conn.lookupByName(domain_name)
+    dom.agentSetResponseTimeout(AGENT_TIMEOUT_S, 0)
+    version = _version(dom)  # the first question: an agent that is away ends it here, after one timeout
+    info = _ask(lambda: dom.guestInfo(libvirt.VIR_DOMAIN_GUEST_INFO_OS | libvirt.VIR_DOMAIN_GUEST_INFO_HOSTNAME, 0))
+    interfaces = _ask(lambda: dom.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT, 0))
+    if not version and not info and not interfaces:
+        raise Transient(f"{domain_name}: no guest agent answers; install qemu-guest-agent in the guest")
+    return GuestFacts(
+        hostname=_clean(info.get("hostname")),
+        os_name=_clean(info.get("os.name") or info.get("os.id")),
+        os_version=_clean(info.get("os.version-id") or info.get("os.version")),
+        kernel=_clean(info.get("os.kernel-release")),
+        agent_version=version,
+        addresses=addresses_of(interfaces),
+    )
+
+
+def _ask(question: Any) -> dict[str, Any]:
+    """{} where the agent is there but does not know; silence is raised."""
+    try:
+        return dict(question() or {})
+    except libvirt.libvirtError as problem:
+        if code_of(problem) in _REFUSED:
+            return {}
+        raise
+
+
+def _version(dom: Any) -> str:
+    command = json.dumps({"execute": "guest-info"})
+    try:
+        answer = json.loads(libvirt_qemu.qemuAgentCommand(dom, command, AGENT_TIMEOUT_S, 0))
+        return _clean(answer["return"]["version"])
+    except libvirt.libvirtError as problem:
+        if code_of(problem) in _REFUSED:
+            return ""
+        raise
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _clean(value: Any) -> str:
+    kept = "".join(character for character in str(value or "") if character.isprintable())
+    return kept.strip()[:_TEXT_LIMIT]
+
+
+def addresses_of(interfaces: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """(MAC, address/prefix) of every interface, loopback, link-local and what does not parse left out."""
+    found: set[tuple[str, str]] = set()
+    for interface in interfaces.values():
+        mac = _clean(interface.get("hwaddr")).lower()
+        for entry in interface.get("addrs") or ():
+            try:
+                address = ipaddress.ip_interface(f"{entry['addr']}/{entry['prefix']}")
+            except (ValueError, KeyError, TypeError):
+                continue
+            if mac and not (address.is_loopback or address.is_link_local):
+                found.add((mac, str(address)))
+    return tuple(sorted(found)[:_ADDRESS_LIMIT])

@@ -1,0 +1,170 @@
+"""Opens one libvirt connection with a deadline and closes it without ever waiting for a host.
+
+Blocking code for a thread of its own; what comes out is an Opened, or an error whose sentence names the remedy.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import libvirt
+
+from lq_operator.adapters.libvirt import events
+from lq_operator.adapters.libvirt.endpoint import Access, Endpoint, probe
+from lq_operator.adapters.libvirt.errors import code_of, text_of
+from lq_operator.adapters.libvirt.inventory import observe_uuid
+from lq_operator.adapters.libvirt.settings import LibvirtSettings
+from lq_operator.adapters.libvirt.sockets import cut_sockets, end_ssh, sockets_to
+from lq_operator.core.model import HostUUID, NodeName
+from lq_operator.core.result import Transient, WorldError
+
+CLOSE_REASONS = ("I/O error", "the host closed the connection", "no keepalive answer", "closed by us")
+
+
+class Wire:
+    """What carries one connection, and how to cut it from outside: its sockets, or its ssh child."""
+
+    def __init__(self, access: Access) -> None:
+        self.access = access
+        self._before: frozenset[str] | None = None
+        self._mine: frozenset[str] | None = None
+
+    def opening(self) -> None:
+        """Call just before open(): what is there now belongs to others."""
+        self._before = self._now()
+        _wires.add(self)
+
+    def _now(self) -> frozenset[str]:
+        endpoint = self.access.endpoint
+        return frozenset() if endpoint.transport == "ssh" else sockets_to(endpoint)
+
+    def opened(self) -> None:
+        """The connection stands: from now on only its own sockets are cut."""
+        self._mine = self._now() - (self._before or frozenset())
+
+    def cut(self) -> None:
+        """Everybody who waits on this connection gets an error now. Never blocks; idempotent."""
+        if self.access.endpoint.transport == "ssh":
+            if self.access.directory is not None:
+                end_ssh(self.access.directory)
+        elif self._mine is not None:
+            cut_sockets(self._mine)
+        elif self._before is not None:
+            cut_sockets(self._now() - self._before)
+
+
+_wires: weakref.WeakSet[Wire] = weakref.WeakSet()
+
+
+@atexit.register
+def _cut_all() -> None:
+    """A connection to a frozen host that is still held at exit would hang in its destructor for ever."""
+    for wire in list(_wires):
+        wire.cut()
+
+
+class Opened:
+    """A connection that stands: who answered, its event registrations, its wire."""
+
+    def __init__(self, conn: Any, uuid: HostUUID, wire: Wire, event_ids: list[int]) -> None:
+        self.conn = conn
+        self.uuid = uuid
+        self.wire = wire
+        self.event_ids = event_ids
+
+    def is_alive(self) -> bool:
+        """False once libvirt knows that the wire broke; asks nobody."""
+        with contextlib.suppress(libvirt.libvirtError):
+            return bool(self.conn.isAlive())
+        return False
+
+    def close(self, *, polite: bool, timeout_s: float) -> None:
+        """Give everything back, from a daemon thread. Not polite, or too slow: the wire is cut first."""
+        if not polite:
+            self.wire.cut()
+        ending = threading.Thread(target=self._end, name="libvirt-close", daemon=True)
+        ending.start()
+        ending.join(timeout_s)
+        if ending.is_alive():
+            self.wire.cut()
+            ending.join(timeout_s)
+        self.wire.cut()  # another reference may have kept it open: a call that still waits
+
+    def _end(self) -> None:
+        for event_id in self.event_ids:
+            with contextlib.suppress(libvirt.libvirtError):
+                self.conn.domainEventDeregisterAny(event_id)
+        with contextlib.suppress(libvirt.libvirtError):
+            self.conn.unregisterCloseCallback()
+        with contextlib.suppress(libvirt.libvirtError):
+            self.conn.close()
+
+
+def open_connection(
+    node: NodeName,
+    access: Access,
+    wire: Wire,
+    settings: LibvirtSettings,
+    on_close: Callable[[str], None],
+    emit: events.Emit,
+) -> Opened:
+    """Probe, open, keepalive, events, UUID. Raises WorldError with a sentence for a person."""
+    probe(access.endpoint, settings.probe_timeout_s)
+    events.ensure_event_loop()
+    wire.opening()
+    try:
+        conn = libvirt.open(access.uri)
+        wire.opened()
+    except libvirt.libvirtError as problem:
+        raise explain(access.endpoint, problem) from problem
+    try:
+        conn.registerCloseCallback(lambda _conn, reason, _opaque: on_close(CLOSE_REASONS[reason & 3]), None)
+        conn.setKeepAlive(settings.keepalive_interval_s, settings.keepalive_count)
+        opened = Opened(conn, observe_uuid(conn), wire, [])
+        opened.event_ids = events.register(conn, node, emit)
+    except (libvirt.libvirtError, WorldError) as problem:
+        Opened(conn, HostUUID(""), wire, []).close(polite=False, timeout_s=settings.close_timeout_s)
+        if isinstance(problem, libvirt.libvirtError):
+            raise explain(access.endpoint, problem) from problem
+        raise
+    return opened
+
+
+_REMEDIES = (
+    # (part of libvirt's or GnuTLS's text in lower case, what it means and what to do)
+    ("hasn't got a known issuer", "the host's certificate is not signed by ca.crt: put the CA that signed it there"),
+    ("not trusted", "the host's certificate is not trusted by ca.crt: put the CA that signed it there"),
+    ("certificate is not valid", "the host's certificate fails verification: check ca.crt and the host's certificate"),
+    ("owner does not match", "the host's certificate is for another name: use that name or address in spec.uri"),
+    ("expired", "a certificate has expired: renew it"),
+    ("not yet active", "a certificate is not valid yet: check the clocks"),
+    ("unexpected tls packet", "what answers there does not speak TLS: use qemu+tcp or the right port"),
+    ("tls handshake failed", "the TLS handshake failed: check that the port is libvirtd's TLS port"),
+    ("tls session", "TLS failed: the host may not accept our certificate (tls.crt signed by the host's CA?)"),
+    ("received from server too", "what answers there is not libvirtd: correct host and port in spec.uri"),
+    ("host key verification failed", "the SSH host key is not in known_hosts: add the host's key to the Secret"),
+    ("permission denied", "the host refuses us: check user and key, and that the user may open libvirt's socket"),
+    ("could not resolve", "the host name does not resolve: correct spec.uri or the DNS"),
+    ("authentication", "the host asks for a login: configure auth_tcp/auth_tls and polkit for this client"),
+    ("failed to connect socket", "SSH works but libvirtd's socket does not answer: start libvirtd there"),
+    ("end of file while reading data", "the host hung up: it may refuse our certificate, or not be libvirtd"),
+    ("cannot recv data", "the host hung up: it may refuse our certificate, or not be libvirtd"),
+)
+
+
+def explain(endpoint: Endpoint, problem: libvirt.libvirtError) -> WorldError:
+    """An error of open() as a sentence: where, what it means and the remedy, libvirt's words last."""
+    said = " ".join(text_of(problem).split())
+    lowered = said.lower()
+    where = f"{endpoint.host} port {endpoint.port}"
+    for part, meaning in _REMEDIES:
+        if part in lowered:
+            return Transient(f"{where}: {meaning} (libvirt: {said})")
+    if code_of(problem) in (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED):
+        return Transient(f"{where}: the host refuses our login: check the credentials Secret (libvirt: {said})")
+    return Transient(f"{where}: {said}")

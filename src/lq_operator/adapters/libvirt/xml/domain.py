@@ -1,0 +1,201 @@
+"""A DomainPlan as domain XML: identity and gate, CPU, firmware; devices are in devices.py.
+
+The same plan gives the same text. Addresses and targets of status.hardware are written out, so that a guest
+finds its devices where it first saw them; what has none yet is left to libvirt and read back after the start.
+"""
+
+from __future__ import annotations
+
+from lxml import etree
+
+from lq_operator.adapters.libvirt.xml.build import Element, dump, node, parse, path, text
+from lq_operator.adapters.libvirt.xml.devices import add_devices
+from lq_operator.core.model import DomainPlan
+from lq_operator.core.result import Rejected
+
+LQ_DOMAIN = "https://limiquantix.io/domain/1"
+GATE_ENTRY = "opt/io.limiquantix/gate"
+TCG_CACHE_MIB = 32  # QEMU's default of 1/4 of the host's memory is reserved per guest; 32 saves 20 MB RSS (measured)
+TCG_CPU = "qemu64"  # usable on every TCG host
+CPU_PERIOD_US = 100_000  # the kernel's default for CFS bandwidth
+
+
+def domain_xml(plan: DomainPlan) -> str:
+    """The whole definition. Rejected names the field that cannot be written or contradicts another."""
+    _check(plan)
+    root = node(None, "domain", type="kvm" if plan.accel == "kvm" else "qemu")
+    node(root, "name", _domain_name(plan))
+    node(root, "uuid", plan.identity.domain_uuid)
+    _add_metadata(node(root, "metadata"), plan)
+    node(root, "memory", str(plan.memory_mib), unit="MiB")
+    node(root, "vcpu", str(plan.vcpus), placement="static")
+    _add_cputune(root, plan)
+    if plan.gate_path:
+        sysinfo = node(root, "sysinfo", type="fwcfg")
+        node(sysinfo, "entry", name=GATE_ENTRY, file=path(plan.gate_path, "gate_path"))
+    _add_os(root, plan)
+    _add_features(root, plan)
+    _add_cpu(root, plan)
+    clock = node(root, "clock", offset="utc")
+    if _is_x86(plan):
+        node(clock, "timer", name="rtc", tickpolicy="catchup")
+        node(clock, "timer", name="pit", tickpolicy="delay")
+        node(clock, "timer", name="hpet", present="no")
+    node(root, "on_poweroff", "destroy")
+    node(root, "on_reboot", "restart")
+    node(root, "on_crash", "destroy")
+    power = node(root, "pm")
+    node(power, "suspend-to-mem", enabled="no")
+    node(power, "suspend-to-disk", enabled="no")
+    add_devices(node(root, "devices"), plan)
+    return dump(root)
+
+
+def with_gate(document: str, plan: DomainPlan) -> str:
+    """The XML of a suspend image with gate and metadata of `plan` in place of those it was saved with.
+
+    Everything else stays: libvirt refuses a restore that changes the guest's ABI, also one that would add the
+    <sysinfo> element (code 67), so an image without a gate cannot get one: Rejected.
+    """
+    root = parse(document, "suspend image")
+    entry = _gate_entry(root)
+    if plan.gate_path and entry is None:
+        raise Rejected("the suspend image was saved without a gate and cannot be started under one: discard it")
+    if entry is not None:
+        entry.set("file", path(plan.gate_path, "gate_path"))
+    metadata = root.find("metadata")
+    if metadata is None:
+        metadata = node(root, "metadata")
+    for old in metadata.findall(f"{{{LQ_DOMAIN}}}vm"):
+        metadata.remove(old)
+    _add_metadata(metadata, plan)
+    return dump(root)
+
+
+def _gate_entry(root: Element) -> Element | None:
+    return root.find(f"sysinfo[@type='fwcfg']/entry[@name='{GATE_ENTRY}']")
+
+
+def read_gate(root: Element) -> str:
+    """The name (not the path) of the gate a definition requires, '' where none."""
+    entry = _gate_entry(root)
+    return "" if entry is None else str(entry.get("file") or "").rpartition("/")[2]
+
+
+def _check(plan: DomainPlan) -> None:
+    if plan.vcpus < 1:
+        raise Rejected(f"vcpus is {plan.vcpus}; at least 1", field="vcpus")
+    if plan.memory_mib < 1:
+        raise Rejected(f"memory_mib is {plan.memory_mib}; at least 1", field="memory_mib")
+    if plan.accel not in ("kvm", "tcg"):
+        raise Rejected(f"accel {plan.accel!r} is not kvm or tcg", field="accel")
+    if plan.firmware not in ("bios", "uefi", "uefi-secure"):
+        raise Rejected(f"firmware {plan.firmware!r} is not bios, uefi or uefi-secure", field="firmware")
+    if plan.cores and max(1, plan.sockets) * plan.cores * max(1, plan.threads) != plan.vcpus:
+        raise Rejected(
+            f"{max(1, plan.sockets)} sockets x {plan.cores} cores x {max(1, plan.threads)} threads "
+            f"do not make {plan.vcpus} vcpus",
+            field="cores",
+        )
+
+
+def _domain_name(plan: DomainPlan) -> str:
+    who = plan.identity
+    for field, value in (("namespace", who.namespace), ("name", who.name), ("installation", who.installation)):
+        if not value or "/" in value or ("_" in value and field != "installation"):
+            raise Rejected(f"identity.{field}: {value!r} must not be empty nor hold '/' or '_'", field=field)
+        text(value, f"identity.{field}")
+    return who.domain_name
+
+
+def _add_metadata(metadata: Element, plan: DomainPlan) -> None:
+    made = etree.SubElement(metadata, f"{{{LQ_DOMAIN}}}vm", nsmap={"lq": LQ_DOMAIN})
+    values = {
+        "installation": plan.identity.installation,
+        "namespace": plan.identity.namespace,
+        "name": plan.identity.name,
+        "uid": plan.uid,
+        "epoch": str(plan.epoch),
+        "specHash": plan.spec_hash,
+    }
+    for name, value in values.items():
+        made.set(name, text(value, f"metadata.{name}"))
+
+
+def _is_x86(plan: DomainPlan) -> bool:
+    return plan.arch in ("x86_64", "i686")
+
+
+def _add_cputune(root: Element, plan: DomainPlan) -> None:
+    if not plan.cpu_shares and not plan.cpu_quota_percent:
+        return
+    tune = node(root, "cputune")
+    if plan.cpu_shares:
+        node(tune, "shares", str(plan.cpu_shares))
+    if plan.cpu_quota_percent:
+        node(tune, "period", str(CPU_PERIOD_US))
+        node(tune, "quota", str(CPU_PERIOD_US * plan.cpu_quota_percent // 100))  # libvirt's quota is per vCPU
+
+
+def _add_os(root: Element, plan: DomainPlan) -> None:
+    uefi = plan.firmware != "bios"
+    os = node(root, "os", firmware="efi" if uefi else None)
+    node(os, "type", "hvm", arch=plan.arch, machine=plan.hardware.machine or plan.machine)
+    if uefi:
+        secure = "yes" if plan.firmware == "uefi-secure" else "no"
+        firmware = node(os, "firmware")
+        node(firmware, "feature", enabled=secure, name="secure-boot")
+        if secure == "yes":
+            node(firmware, "feature", enabled="yes", name="enrolled-keys")
+        if plan.nvram_path:
+            node(os, "nvram", path(plan.nvram_path, "nvram_path"))
+
+
+def _add_features(root: Element, plan: DomainPlan) -> None:
+    features = node(root, "features")
+    node(features, "acpi")
+    if _is_x86(plan):
+        node(features, "apic")
+        node(features, "vmport", state="off")
+        if plan.firmware == "uefi-secure":
+            node(features, "smm", state="on")
+    if plan.accel == "tcg":
+        node(node(features, "tcg"), "tb-cache", str(TCG_CACHE_MIB), unit="MiB")
+
+
+def _add_cpu(root: Element, plan: DomainPlan) -> None:
+    mode, model, features = _cpu(plan)
+    if mode == "custom":
+        # TCG cannot be compared with the host's CPU; under KVM a model the host lacks must be refused, not trimmed.
+        cpu = node(root, "cpu", mode=mode, match="exact", check="none" if plan.accel == "tcg" else "partial")
+        node(cpu, "model", model, fallback="forbid")
+    else:
+        cpu = node(root, "cpu", mode=mode, check="partial" if mode == "host-model" else "none")
+    if plan.cores:
+        node(
+            cpu,
+            "topology",
+            sockets=str(max(1, plan.sockets)),
+            dies="1",
+            cores=str(plan.cores),
+            threads=str(max(1, plan.threads)),
+        )
+    for feature in features:
+        policy = "disable" if feature.startswith("-") else "require"
+        node(cpu, "feature", policy=policy, name=feature.removeprefix("-"))
+
+
+def _cpu(plan: DomainPlan) -> tuple[str, str, tuple[str, ...]]:
+    """(mode, model, features): what the guest saw first, else the wish, made possible where TCG cannot follow it."""
+    if plan.hardware.cpu_model:
+        return "custom", plan.hardware.cpu_model, plan.hardware.cpu_features
+    mode, model = plan.cpu_mode, plan.cpu_model
+    if mode not in ("custom", "host-model", "host-passthrough", "maximum"):
+        raise Rejected(f"cpu_mode {mode!r} is not custom, host-model, host-passthrough or maximum", field="cpu_mode")
+    if mode == "custom":
+        if not model and plan.accel == "kvm":
+            raise Rejected("cpu_mode custom needs cpu_model: set the cluster's CPU baseline", field="cpu_model")
+        return mode, model or TCG_CPU, plan.cpu_features
+    if plan.accel == "tcg":
+        mode = "maximum"  # host-passthrough needs KVM; host-model under TCG asks for features that TCG lacks
+    return mode, "", plan.cpu_features
