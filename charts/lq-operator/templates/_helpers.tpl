@@ -69,7 +69,7 @@ labels:
   "component" .process
   "installationId" .root.Values.installation.id
   "coordination" $coordination
-  "telemetry" (dict "listen" (printf ":%d" (int .root.Values.metricsPort)) "logLevel" .root.Values.logLevel)
+  "telemetry" (dict "listen" (printf ":%d" (int $values.metricsPort)) "logLevel" .root.Values.logLevel)
   "workers" $values.workers
   "resyncSeconds" $values.resyncSeconds
   "shutdownSeconds" $values.shutdownSeconds -}}
@@ -173,7 +173,7 @@ spec:
               value: /tmp
           ports:
             - name: metrics
-              containerPort: {{ .root.Values.metricsPort }}
+              containerPort: {{ $values.metricsPort }}
           livenessProbe:
             httpGet:
               path: /healthz
