@@ -139,9 +139,9 @@ class FakeApi:
         op = self._begin(f"patch/{subresource}" if subresource else "patch", kind, key, manager)
         stored = self._existing(kind, key)
         patched = json_patch(stored, operations)
-        self._replace(kind, key, stored, patched, subresource)
+        written = self._replace(kind, key, stored, patched, subresource)
         self.after(op)
-        return _parse(kind, patched)
+        return _parse(kind, written)
 
     async def apply_status(self, obj: K, status: Mapping[str, Any], *, manager: str) -> K:
         kind, key = type(obj), obj.key
@@ -159,10 +159,10 @@ class FakeApi:
             if not any(path in owned for owned in others):
                 drop(applied, path, keys)
         applied = merge(applied, {"status": dict(status)}, keys)
-        self._replace(kind, key, stored, applied, "status")
+        written = self._replace(kind, key, stored, applied, "status")
         self._state.owned[(ident, manager)] = mine
         self.after(op)
-        return _parse(kind, self._state.objects[ident])
+        return _parse(kind, written)
 
     async def read_secret(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
         self._call(Op(self._calls + 1, "read", "Secret", f"{namespace}/{name}"))
@@ -210,8 +210,7 @@ class FakeApi:
         for part in ("labels", "annotations"):
             if part in manifest["metadata"]:
                 changed["metadata"][part] = manifest["metadata"][part]
-        self._replace(kind, obj.key, stored, changed, None)
-        return _parse(kind, changed)
+        return _parse(kind, self._replace(kind, obj.key, stored, changed, None))
 
     def user_delete(self, kind: Kind, namespace: str | None, name: str) -> None:
         """What `kubectl delete --wait=false` does. Runs no hooks."""
@@ -314,8 +313,8 @@ class FakeApi:
                 f"{kind.kind_name} {_key_of(raw)}: {field_name}: {first['msg']}", field=field_name
             ) from error
 
-    def _replace(self, kind: Kind, key: str, stored: Raw, new: Raw, subresource: str | None) -> None:
-        """Store `new` over `stored` as an update of the main resource or of status would."""
+    def _replace(self, kind: Kind, key: str, stored: Raw, new: Raw, subresource: str | None) -> Raw:
+        """Store `new` over `stored` as an update of the main resource or of status would; returns what is stored."""
         for name in ("uid", "creationTimestamp", "deletionTimestamp", "generation", "name", "namespace"):
             _carry(stored["metadata"], new["metadata"], name)
         if subresource == "status":
@@ -328,15 +327,17 @@ class FakeApi:
             raise Conflict(f"{kind.kind_name} {key}: the object has been modified")
         self._validate(kind, new)
         if new == stored:
-            return  # the API server writes nothing, so no new resourceVersion
+            return stored  # the API server writes nothing, so no new resourceVersion
         if new.get("spec") != stored.get("spec"):
             new["metadata"]["generation"] += 1
         if "deletionTimestamp" in new["metadata"] and not new["metadata"].get("finalizers"):
             self._remove(kind, key, new)
-            return
-        self._write(kind, key, new)
+        else:
+            self._write(kind, key, new)
+        return new
 
     def _write(self, kind: Kind, key: str, raw: Raw) -> None:
+        raw.setdefault("status", {"observedGeneration": -1})  # the CRDs' default
         ident = (kind.kind_name, key)
         known = ident in self._state.objects
         self._state.version += 1

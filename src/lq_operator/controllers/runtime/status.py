@@ -59,7 +59,8 @@ def _facts(model: BaseModel, owned: Mapping[str, Any]) -> dict[str, Any]:
     if "conditions" in facts:
         types = {condition["type"] for condition in owned["conditions"] or ()}
         facts["conditions"] = {c["type"]: c for c in facts["conditions"] or () if c["type"] in types}
-    return {key: _without_stamps(value) for key, value in facts.items()}
+    kept: dict[str, Any] = _without_stamps(facts)
+    return kept
 
 
 def _without_stamps(value: Any) -> Any:
