@@ -122,7 +122,7 @@ def _create(arguments: argparse.Namespace, progress: _Progress) -> Lab:
         progress(f"guests will run on {kind}: {reason}")
     return Lab.create(
         arguments.lab_name,
-        arguments.hosts or 3,
+        3 if arguments.hosts is None else arguments.hosts,
         transport=arguments.transport or "tls",
         controlplane=not arguments.no_controlplane,
         existing_kubeconfig=arguments.kubeconfig,

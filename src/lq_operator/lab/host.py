@@ -68,7 +68,8 @@ class LabHost:
         if self._settings.transport == "tcp":
             return f"qemu+tcp://{self.ip}/system"
         if self._settings.transport == "ssh":
-            options = f"keyfile={pki / 'ssh' / 'id_ed25519'}&known_hosts={pki / 'ssh' / 'known_hosts'}"
+            # libvirt's ssh transport takes no known_hosts of its own (only its libssh ones do): a command that names it.
+            options = f"keyfile={pki / 'ssh' / 'id_ed25519'}&command={pki / 'ssh' / 'ssh'}&no_tty=1"
             return f"qemu+ssh://root@{self.ip}/system?{options}"
         return f"qemu+tls://{self.ip}/system?pkipath={pki / 'client'}"
 
@@ -195,8 +196,9 @@ class LabHost:
         return self.exec(["virsh", "-q", "-c", "qemu:///system", *arguments], check=check, timeout_s=timeout_s).stdout
 
     def daemon_kill(self) -> None:
-        """kill -9 of libvirtd; guests go on."""
-        self.exec(["sh", "-c", "kill -9 $(cat /run/libvirtd.pid)"], check=True)
+        """kill -9 of libvirtd, returns when it is gone; guests go on."""
+        script = "p=$(cat /run/libvirtd.pid) && kill -9 $p && while [ -e /proc/$p ]; do sleep .01; done"
+        self.exec(["sh", "-c", script], check=True)
 
     def daemon_start(self) -> None:
         """Start libvirtd again and wait until it accepts connections."""
@@ -341,3 +343,6 @@ def _write_ssh_keys(names: LabNames, folder: Path, host_count: int) -> None:
         if i > 0
     ]
     (folder / "known_hosts").write_text("\n".join(known) + "\n")
+    options = f"-F none -o UserKnownHostsFile={folder / 'known_hosts'} -o StrictHostKeyChecking=yes -o BatchMode=yes"
+    (folder / "ssh").write_text(f'#!/bin/sh\nexec ssh {options} "$@"\n')
+    (folder / "ssh").chmod(0o755)
