@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from lq_operator.core.placement.explain import template_of
 from lq_operator.core.placement.filters import FILTERS, Depends, Filter, Question
 from lq_operator.core.placement.scores import SCORES, After, Numbers, Score, after_placement
 from lq_operator.core.placement.state import ClusterState, FloatArray, Rows
@@ -50,6 +51,8 @@ class ClassView:
         self.parts = [weight / max(1, self.weight) for weight in self.weights]
         self.wish_weight = weights.get("vm-wish", 0)
         self.wishes = bool(question.preferred and self.wish_weight)
+        shown = [(score.name, weight) for score, weight in zip(self.scores, self.weights, strict=True)]
+        self.template = template_of((*shown, ("vm-wish", self.wish_weight)) if self.wishes else tuple(shown))
         self._facts_position = (-1, 0)
         self._load_position = (-1, 0)
         self._pool_versions: tuple[int, ...] = ()

@@ -273,7 +273,7 @@ class PlacementEngine:
         if rows:
             cells = self._choose_cells(request.shape, rows[0]) if request.shape.bound_cells else ()
             feasible = counts[0] - len(refusals)
-            text = explain.say_placed(best, feasible, total, rejected, examples)
+            text = explain.say_placed(view.template, best, feasible, total, rejected, examples)
             return Decision(request.identity, best[0].host, cells, best, feasible, total, rejected, examples, (), text)
         changes = () if refusals else counterfactual.cheapest(self, request)
         text = explain.say_unplaced(total, rejected, examples, changes)
@@ -305,23 +305,25 @@ class PlacementEngine:
     def _ranked(self, view: ClassView, row: int) -> Ranked:
         state, question = self.state, view.question
         after = after_on_row(state, question.shape, row)
-        terms = [
-            (score.name, weight, float(score.value(state, question, after)))
-            for score, weight in zip(view.scores, view.weights, strict=True)
-        ]
+        terms, total = [], 0.0
+        for score, weight, part in zip(view.scores, view.weights, view.parts, strict=True):
+            value = float(score.value(state, question, after))
+            terms.append((score.name, weight, value))
+            total += part * value
         if view.wishes:
-            wish = float(wish_score().value(state, question, after)[0])
-            terms.append(("vm-wish", view.wish_weight, wish))
-            return Ranked(state.names[row], float(view.total_with_wish(state, after)), tuple(terms))
-        return Ranked(state.names[row], float(view.total_of(state, after)), tuple(terms))
+            terms.append(("vm-wish", view.wish_weight, float(wish_score().value(state, question, after)[0])))
+            total = float(view.total_with_wish(state, after)[0])
+        return Ranked(state.names[row], total, tuple(terms))
 
     def _examples(self, view: ClassView, verdict: np.ndarray, counts: list[int]) -> tuple[Verdict, ...]:
-        """One host per filter that refused: the first in tie-breaker order, so that no order of events shows in it."""
+        """One host per filter that refused (of the two strictest filters where the VM fits elsewhere): the first in
+        tie-breaker order, so that no order of events shows in it."""
+        codes = [code for code in range(1, GUARD) if counts[code]]
+        if counts[0] and len(codes) > 2:
+            codes = sorted(sorted(codes, key=lambda code: -counts[code])[:2])
         order = self.state.tie_order()
-        codes = verdict[order].tobytes()  # one byte per host: bytes.find is the fastest search there is here
-        return tuple(
-            [self._verdict(view, int(order[codes.index(code)]), code) for code in range(1, GUARD) if counts[code]]
-        )
+        found = verdict[order].tobytes()  # one byte per host: bytes.find is the fastest search there is here
+        return tuple([self._verdict(view, int(order[found.index(code)]), code) for code in codes])
 
     def _verdict(self, view: ClassView, row: int, code: int) -> Verdict:
         if not code:

@@ -16,11 +16,13 @@ def bounded(text: str, limit: int = MAX_SENTENCE) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _terms(ranked: Ranked) -> str:
-    return ", ".join([f"{name} {value:.2f}x{weight}" for name, weight, value in ranked.terms])
+def template_of(terms: tuple[tuple[str, int], ...]) -> str:
+    """Format of one ranked host for a class: made once, because names and weights do not change per decision."""
+    return "%s %.4f (" + ", ".join([f"{name} %.2fx{weight}" for name, weight in terms]) + ")"
 
 
 def say_placed(
+    template: str,
     best: tuple[Ranked, ...],
     feasible: int,
     total: int,
@@ -28,10 +30,8 @@ def say_placed(
     examples: tuple[Verdict, ...],
 ) -> str:
     """Sentence for a VM that fits: where, why there, what came next, what was refused."""
-    first = best[0]
-    text = f"{first.host} is the best of {feasible} fitting hosts ({total} in all): {first.score:.4f} = {_terms(first)}"
-    if len(best) > 1:
-        text += "; then " + ", ".join([f"{r.host} {r.score:.4f} ({_terms(r)})" for r in best[1:]])
+    ranked = [template % (host, score, *[value for _, _, value in terms]) for host, score, terms in best]
+    text = f"best of {feasible} fitting hosts, {total} in all: {', then '.join(ranked)}"
     if rejected:
         text += f"; refused: {say_rejected(rejected, examples)}"
     return bounded(text)

@@ -267,8 +267,9 @@ def pool_free(state: ClusterState, pool: str, rows: Rows) -> IntArray:
 def _fails_pool_space(state: ClusterState, question: Question, rows: Rows) -> BoolArray:
     failing: BoolArray | None = None
     for pool, size in question.shape.pools.items():
-        short = pool_free(state, pool, rows) < size
-        failing = short if failing is None else failing | short
+        if size:
+            short = pool_free(state, pool, rows) < size
+            failing = short if failing is None else failing | short
     assert failing is not None
     return failing
 
@@ -278,7 +279,7 @@ def _says_pool_space(state: ClusterState, question: Question, row: int) -> str:
     short = []
     for pool, size in question.shape.pools.items():
         free = int(pool_free(state, pool, one)[0])
-        if free < size:
+        if size and free < size:
             short.append(f"{-(-size // 2**20)} MiB in pool {pool}, free {free // 2**20} MiB")
     return f"needs {'; '.join(short)}"
 

@@ -196,15 +196,21 @@ class GroupIndex:
 
     def count(self, row: int, namespace: str, shape: Shape, sign: int) -> None:
         """A VM arrived on (+1) or left (-1) a host."""
-        rows = self.population.setdefault((namespace, shape), {})
+        where = (namespace, shape)
+        groups = self._memo.get(where)
+        if groups is None:
+            groups = self.groups_of(namespace, shape)
+        rows = self.population.get(where)
+        if rows is None:
+            rows = self.population[where] = {}
         left = rows.get(row, 0) + sign
         if left:
             rows[row] = left
         else:
-            rows.pop(row, None)
+            del rows[row]
             if not rows:
-                del self.population[(namespace, shape)]
-        for group in self.groups_of(namespace, shape):
+                del self.population[where]
+        for group in groups:
             group.host_counts[row] += sign
             group.total += sign
             for key, (version, counts) in group.domain_counts.items():

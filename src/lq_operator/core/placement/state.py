@@ -369,7 +369,7 @@ class ClusterState:
             self._derive_amount(row, "hugepages", str(shape.hugepage_kib), None)
         else:
             entry.memory_mib += sign * shape.memory_mib
-        for device, count in shape.devices.items():
+        for device, count in shape.devices.items() if shape.devices else ():
             entry.devices[device] = entry.devices.get(device, 0) + sign * count
             self._derive_amount(row, "devices", device, None)
         if shape.bound_cells:

@@ -215,7 +215,8 @@ class Shape:
     memory_mib is ordinary memory, or hugepages of hugepage_kib where that is set. dedicated_cpus and numa_cells > 0
     bind the VM to NUMA cells: all of it to one, or evenly to numa_cells of them. pools: bytes still to be
     allocated per pool (0 = must only be reachable). bound_volumes: volume -> hosts that can reach it.
-    node_affinity: alternatives. demand_*: expected CPU demand; without it a quarter of the vCPUs, the mean of the
+    node_affinity: alternatives. Derived: `bound_cells` (NUMA cells the VM is bound to, 0 = it floats) and `demand`
+    (mean, standard deviation in thousandths of a core). demand_*: expected CPU demand; without it a quarter of the vCPUs, the mean of the
     synthetic clusters that the score was tuned on (tests/bench/placement).
     """
 
@@ -244,6 +245,8 @@ class Shape:
     strategy: str = ""
     _identity: tuple[object, ...] = field(init=False, repr=False)
     _hash: int = field(init=False, repr=False)
+    demand: tuple[int, int] = field(init=False, repr=False)
+    bound_cells: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_number("vm", "vcpus", self.vcpus, low=1, high=2**20)
@@ -269,6 +272,9 @@ class Shape:
             identity.append(_pairs(value) if isinstance(value, Mapping) else value)
         put(self, "_identity", tuple(identity))
         put(self, "_hash", hash(self._identity))
+        put(self, "bound_cells", self.numa_cells or (1 if self.dedicated_cpus else 0))
+        mean = self.vcpus * 250 if self.demand_mcores is None else self.demand_mcores
+        put(self, "demand", (mean, mean // 2 if self.demand_sd_mcores is None else self.demand_sd_mcores))
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -278,19 +284,8 @@ class Shape:
     def __hash__(self) -> int:
         return self._hash
 
-    @property
-    def bound_cells(self) -> int:
-        """NUMA cells the VM is bound to; 0 = it floats."""
-        return self.numa_cells or (1 if self.dedicated_cpus else 0)
 
-    @property
-    def demand(self) -> tuple[int, int]:
-        """Expected CPU demand (mean, standard deviation) in thousandths of a core."""
-        mean = self.vcpus * 250 if self.demand_mcores is None else self.demand_mcores
-        return mean, (mean // 2 if self.demand_sd_mcores is None else self.demand_sd_mcores)
-
-
-SHAPE_FIELDS = tuple(name for name in Shape.__dataclass_fields__ if not name.startswith("_"))
+SHAPE_FIELDS = tuple(name for name, field_ in Shape.__dataclass_fields__.items() if field_.init)
 
 
 @dataclass(frozen=True, slots=True)
