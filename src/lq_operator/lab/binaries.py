@@ -46,8 +46,8 @@ class Program:
 PROGRAMS = {
     program.name: program
     for program in (
-        # 3.4 is Debian's, and works with this API server (measured).
-        Program("etcd", "go.etcd.io/etcd/server/v3", "server", ("--version",), (3, 4)),
+        # 3.5: the oldest that this API server's authors test with.
+        Program("etcd", "go.etcd.io/etcd/server/v3", "server", ("--version",), (3, 5)),
         # 1.32: selectableFields of custom resources are on by default.
         Program("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", "kube-apiserver", ("--version",), (1, 32)),
         Program(

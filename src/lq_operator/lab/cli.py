@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lq_operator.lab import accel
+from lq_operator.lab import accel, leftovers
 from lq_operator.lab.datacenter import Lab, take_down
 from lq_operator.lab.errors import LabError
+from lq_operator.lab.names import LabNames
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -54,6 +55,14 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     process.add_argument("process", nargs="?", metavar="NAME")
     process.add_argument("action", nargs="?", choices=("kill", "pause", "resume", "stop", "restart", "log"))
 
+    left = add("leftovers", _leftovers, "compare the machine with before: what has a lab left behind?")
+    which = left.add_mutually_exclusive_group(required=True)
+    which.add_argument("--save", type=Path, metavar="FILE", help="remember what is there now")
+    which.add_argument(
+        "--since", type=Path, metavar="FILE", help="print what was added since; exit status 1 if anything"
+    )
+    left.add_argument("--this-lab", action="store_true", help="only what bears this lab's name")
+
 
 class _Adder:
     """Adds a command with the option that all have."""
@@ -95,7 +104,7 @@ def _up(arguments: argparse.Namespace) -> int:
     progress(f"lab {lab.name!r} is up: {len(lab.hosts)} hosts, guests run on {lab.accel}")
     if lab.config.controlplane or lab.config.existing_kubeconfig:
         print(f"\nTry:  kubectl --kubeconfig {lab.kubeconfig} get namespaces")
-    print(f"      lq-operator lab exec {lab.hosts[0].name} --name {lab.name} -- virsh list --all")
+    print(f"      lq-operator lab exec --name {lab.name} {lab.hosts[0].name} -- virsh list --all")
     print(f"      lq-operator lab status --name {lab.name}\n      lq-operator lab down --name {lab.name}")
     return 0
 
@@ -174,12 +183,23 @@ def _daemon(arguments: argparse.Namespace) -> int:
 
 
 def _exec(arguments: argparse.Namespace) -> int:
+    argv = _command_after_dashes(arguments)
     lab = Lab.load(arguments.lab_name)
-    argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
-    if not argv:
-        raise LabError("exec: name a command after `--`")
     inside = [*lab.enter_argv, *argv] if arguments.host == "controller" else lab.host(arguments.host).enter_argv(argv)
     return subprocess.run(inside, check=False).returncode
+
+
+def _command_after_dashes(arguments: argparse.Namespace) -> list[str]:
+    """argparse hands over everything behind HOST; what stands before `--` are still our own options."""
+    given: list[str] = arguments.argv
+    if "--" in given:
+        options = argparse.ArgumentParser(prog="lq-operator lab exec", usage="%(prog)s HOST [--name NAME] -- COMMAND")
+        options.add_argument("--name", default=arguments.lab_name, dest="lab_name")
+        options.parse_args(given[: given.index("--")], namespace=arguments)
+        given = given[given.index("--") + 1 :]
+    if not given:
+        raise LabError("exec: name a command after `--`")
+    return given
 
 
 def _apiserver(arguments: argparse.Namespace) -> int:
@@ -202,6 +222,17 @@ def _snapshot(arguments: argparse.Namespace) -> int:
 def _restore(arguments: argparse.Namespace) -> int:
     Lab.load(arguments.lab_name).etcd_restore(arguments.path)
     return 0
+
+
+def _leftovers(arguments: argparse.Namespace) -> int:
+    names = LabNames.of(arguments.lab_name)
+    now = leftovers.of_lab(names) if arguments.this_lab else leftovers.of_machine((names.state_dir.parent,))
+    if arguments.save:
+        arguments.save.write_text(now.to_json())
+        return 0
+    added = now.added_since(leftovers.Leftovers.from_json(arguments.since.read_text()))
+    print("\n".join(added) or "nothing was left behind")
+    return 1 if added else 0
 
 
 def _process(arguments: argparse.Namespace) -> int:

@@ -80,7 +80,7 @@ class ControlPlane:
         self.dir.mkdir(parents=True, exist_ok=True)
         (self.dir / "audit-policy.yaml").write_text(_AUDIT_POLICY)
         authority = Authority(self.pki, "lq-lab-kubernetes")
-        if not (self.pki / "sa.key").exists():
+        if not (self.pki / "sa.pub").exists():  # written last
             write_signing_key(self.pki / "sa.key", self.pki / "sa.pub")
         # Issued anew at every `up`: the access address may have changed.
         hosts = (

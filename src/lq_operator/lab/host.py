@@ -78,7 +78,11 @@ class LabHost:
         """The host's first process, as the machine numbers it. Raises LabError when the host is off."""
         if not self.alive():
             raise LabError(f"host {self.name} is powered off; `lq-operator lab host {self.name} start`")
-        return int((self.dir / "pid1").read_text())
+        return int(self._pid1_file.read_text())
+
+    @property
+    def _pid1_file(self) -> Path:
+        return self.dir / "pid1"
 
     def alive(self) -> bool:
         """Whether the host has power (frozen counts as powered)."""
@@ -96,6 +100,8 @@ class LabHost:
 
     def start(self, *, wait: bool = True) -> None:
         """Power on; with `wait` return when libvirtd accepts connections. A powered host is left alone."""
+        if self.alive() and not self._pid1_file.exists():
+            self.kill()  # whoever started it died before its cables were in
         if not self.alive():
             self._configure()
             self._power_on()
@@ -126,10 +132,14 @@ class LabHost:
             "LQ_TRANSPORT": self._settings.transport,
             "LQ_KVM": "1" if self._settings.kvm else "0",
         }
+        self._pid1_file.unlink(missing_ok=True)
         parent = self._group.spawn([*argv, "bash", str(_INIT)], log=self.dir / "console.log", env=env)
         pid1 = self._first_child(parent)
-        (self.dir / "pid1").write_text(str(pid1))
         self._fabric.wire_host(self.index, pid1)
+        # Last: its presence says that the host is complete.
+        scratch = self._pid1_file.with_suffix(".new")
+        scratch.write_text(str(pid1))
+        scratch.rename(self._pid1_file)
 
     def _first_child(self, parent: int) -> int:
         """PID 1 as the machine sees it; unshare enters the namespaces first and forks afterwards."""
@@ -181,13 +191,13 @@ class LabHost:
     def exec(
         self, argv: Sequence[str], *, timeout_s: float = 60, check: bool = False, stdin: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program on the host and return its outputs. Refuses a frozen host, where it would hang."""
-        if self.frozen():
-            raise LabError(f"host {self.name} is frozen; `lq-operator lab host {self.name} thaw` first")
+        """Run a program on the host and return its outputs. Raises LabError for a host that is off or frozen."""
         return run(self.enter_argv(argv), timeout_s=timeout_s, check=check, stdin=stdin)
 
     def enter_argv(self, argv: Sequence[str]) -> list[str]:
         """The command line that runs `argv` on the host. What it leaves running belongs to the host and dies with it."""
+        if self.frozen():
+            raise LabError(f"host {self.name} is frozen; `lq-operator lab host {self.name} thaw` first")
         enter = ["nsenter", "-t", str(self.pid1), "-n", "-m", "-u", "-i", "-p", "--"]
         return self._group.enter_argv([*enter, *argv])
 

@@ -38,6 +38,15 @@ class Leftovers:
             for thing in sorted(getattr(self, kind.name) - getattr(before, kind.name))
         ]
 
+    def to_json(self) -> str:
+        """For a comparison by a later command."""
+        return json.dumps({kind.name: sorted(getattr(self, kind.name)) for kind in fields(self)}, indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> "Leftovers":
+        """What `to_json` wrote."""
+        return Leftovers(**{kind: frozenset(things) for kind, things in json.loads(text).items()})
+
     def __iter__(self) -> Iterator[str]:
         for kind in fields(self):
             yield from (f"{kind.name}: {thing}" for thing in sorted(getattr(self, kind.name)))

@@ -25,7 +25,7 @@ _VALID_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?")
 
 def lab_parent() -> Path:
     """Folder that holds one folder per lab: `LQ_LAB_DIR`, by default /var/tmp/lq-lab."""
-    return Path(os.environ.get("LQ_LAB_DIR") or "/var/tmp/lq-lab")
+    return Path(os.environ.get("LQ_LAB_DIR") or "/var/tmp/lq-lab").absolute()
 
 
 def cache_dir() -> Path:

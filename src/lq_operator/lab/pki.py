@@ -70,11 +70,13 @@ class Authority:
 
 
 def write_secret(path: Path, content: bytes) -> None:
-    """Write so that only root can read it."""
+    """Write so that only root can read it, and so that a killed writer leaves the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    path.chmod(0o600)
-    path.write_bytes(content)
+    scratch = path.with_name(path.name + ".new")
+    scratch.touch(mode=0o600)
+    scratch.chmod(0o600)
+    scratch.write_bytes(content)
+    scratch.rename(path)
 
 
 def write_signing_key(private_file: Path, public_file: Path) -> None:

@@ -40,8 +40,8 @@ def test_order_is_assets_then_path_then_cache(places: dict[str, Path]) -> None:
     [
         ("kubectl", "Client Version: v1.20.2", False),
         ("kubectl", "Client Version: v1.36.1", True),
-        ("etcd", "etcd Version: 3.4.23", True),
-        ("etcd", "etcd Version: 2.3.0", False),
+        ("etcd", "etcd Version: 3.5.21", True),
+        ("etcd", "etcd Version: 3.4.23", False),
         ("helm", "v3.9.4+gdbc6d8e", False),
         ("helm", "v4.3.1+g0", True),
         ("kube-apiserver", "no version at all", False),

@@ -17,7 +17,7 @@ mount --bind "$R/hosts" /etc/hosts
 mkdir /run/ndev; mount -t tmpfs -o mode=755 dev /run/ndev; mkdir /run/ndev/{net,pts,shm}
 nodes="null zero full random urandom tty fuse net/tun loop-control loop0 loop1 loop2 loop3 loop4 loop5 loop6 loop7"
 # Without a usable /dev/kvm none is shown: libvirt would probe it again at every start.
-[ "$LQ_KVM" = 1 ] && nodes="$nodes kvm"
+[ "$LQ_KVM" = 1 ] && nodes="$nodes kvm vhost-net"
 for n in $nodes; do [ -e /dev/$n ] && cp -a /dev/$n /run/ndev/$n; done
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts /run/ndev/pts; ln -s pts/ptmx /run/ndev/ptmx
 ln -s /proc/self/fd /run/ndev/fd; mount -t tmpfs shm /run/ndev/shm
