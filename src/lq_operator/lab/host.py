@@ -260,6 +260,8 @@ class LabHost:
             'security_driver = "none"',
             "namespaces = []",
             "remember_owner = 0",
+            'swtpm_user = "root"',  # Debian's tss user may not write the local CA that swtpm_setup makes
+            'swtpm_group = "root"',
             'stdio_handler = "file"',  # no virtlogd needed
             'migration_address = "0.0.0.0"',
             f'migration_host = "{self.ip}"',  # without it a migration waits 5 s for a name to resolve
