@@ -28,8 +28,13 @@ _REFUSED = (
 def observe_guest(conn: Any, domain_name: str) -> GuestFacts:
     """Raises (Transient after translation) when the agent does not answer at all."""
     dom = conn.lookupByName(domain_name)
-    dom.agentSetResponseTimeout(AGENT_TIMEOUT_S, 0)
-    version = _version(dom)  # the first question: an agent that is away ends it here, after one timeout
+    try:
+        dom.agentSetResponseTimeout(AGENT_TIMEOUT_S, 0)
+        version = _version(dom)  # the first question: an agent that is away ends it here, after one timeout
+    except libvirt.libvirtError as problem:
+        if code_of(problem) == libvirt.VIR_ERR_OPERATION_INVALID:
+            raise Transient(f"{domain_name}: the guest does not run, so its agent cannot answer") from problem
+        raise
     info = _ask(lambda: dom.guestInfo(libvirt.VIR_DOMAIN_GUEST_INFO_OS | libvirt.VIR_DOMAIN_GUEST_INFO_HOSTNAME, 0))
     interfaces = _ask(lambda: dom.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT, 0))
     if not version and not info and not interfaces:

@@ -13,7 +13,7 @@ from lq_operator.adapters.libvirt.errors import code_of
 from lq_operator.adapters.libvirt.words import state_of
 from lq_operator.adapters.libvirt.xml.domain import domain_xml, with_gate
 from lq_operator.adapters.libvirt.xml.parse import read_domain, read_hardware
-from lq_operator.core.model import DomainPlan, DomainSeen, HardwareAbi
+from lq_operator.core.model import DomainPlan, DomainSeen, DomainState, HardwareAbi
 from lq_operator.core.result import Rejected, Transient
 
 _LISTINGS = 5
@@ -136,13 +136,27 @@ def undefine(conn: Any, domain_name: str, *, keep_nvram: bool) -> None:
 
 
 def pause(conn: Any, domain_name: str) -> None:
-    """Stop the vCPUs. Paused already is as wished (libvirt says so itself)."""
-    _find(conn, domain_name).suspend()
+    """Stop the vCPUs. Paused already is as wished."""
+    dom = _find(conn, domain_name)
+    try:
+        dom.suspend()
+    except libvirt.libvirtError as problem:
+        if not _is_already(dom, problem, DomainState.PAUSED):
+            raise
 
 
 def resume(conn: Any, domain_name: str) -> None:
-    """Let the vCPUs run. Running already is as wished (libvirt says so itself)."""
-    _find(conn, domain_name).resume()
+    """Let the vCPUs run. Running already is as wished."""
+    dom = _find(conn, domain_name)
+    try:
+        dom.resume()
+    except libvirt.libvirtError as problem:
+        if not _is_already(dom, problem, DomainState.RUNNING):
+            raise
+
+
+def _is_already(dom: Any, problem: libvirt.libvirtError, wanted: DomainState) -> bool:
+    return code_of(problem) == libvirt.VIR_ERR_OPERATION_INVALID and state_of(*dom.state(0))[0] is wanted
 
 
 def save(conn: Any, domain_name: str, path: str) -> None:

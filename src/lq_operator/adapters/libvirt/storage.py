@@ -153,14 +153,19 @@ def create_volume(conn: Any, pool_name: str, plan: VolumePlan) -> VolumeSeen:
     try:
         volume = pool.createXML(document, 0) if source is None else pool.createXMLFrom(document, source, 0)
     except libvirt.libvirtError as problem:
-        if code_of(problem) in (libvirt.VIR_ERR_STORAGE_VOL_EXIST, libvirt.VIR_ERR_OPERATION_INVALID) or (
-            errno_of(problem) == _EEXIST
-        ):
+        if _says_taken(problem):
             raise Conflict(f"pool {pool_name}: volume {plan.name} exists ({text_of(problem)})") from problem
         raise
     if source is not None:
         _fit(volume, plan)
     return read_volume(volume.XMLDesc(0))
+
+
+def _says_taken(problem: libvirt.libvirtError) -> bool:
+    if code_of(problem) in (libvirt.VIR_ERR_STORAGE_VOL_EXIST, libvirt.VIR_ERR_OPERATION_INVALID):
+        return True
+    # createXMLFrom of libvirt 9 says it as an internal error: "storage volume name 'x' already in use."
+    return errno_of(problem) == _EEXIST or "already in use" in text_of(problem)
 
 
 def _fit(volume: Any, plan: VolumePlan) -> None:
