@@ -48,6 +48,8 @@ class HostAttestationStatus(Status):
     """Whether it counts."""
 
     accepted: bool = False
+    accepted_term: int = 0
+    """Lease term in which it was accepted; it counts in no other."""
     void: bool = False
     """True for ever once the host answered, or the API server went back: write a new one if it is off again."""
 

@@ -64,7 +64,7 @@ class PhysicalNetwork(ApiModel):
 
     name: DnsLabel
     """What VirtualNetwork.spec.physicalNetwork says."""
-    bridge: Annotated[str, Field(min_length=1, max_length=15, pattern=r"^[-._a-zA-Z0-9]+$")]
+    bridge: Annotated[str, Field(min_length=1, max_length=15, pattern=r"^[a-zA-Z0-9][-._a-zA-Z0-9]*$")]
     """Name of the Linux bridge on the hosts."""
     allowed_namespaces: AllowedNamespaces = AllowedNamespaces()
     """Who may put VMs on it. Same admits nobody (a cluster has no namespace): say All or a selector."""

@@ -23,20 +23,19 @@ from lq_operator.api.base import (
     list_map,
 )
 
-Ipv4 = Annotated[
-    str,
-    Field(pattern=r"^(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(\.(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])){3}$", max_length=15),
-]
-"""A dotted IPv4 address."""
+_OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 
-Ipv4Cidr = Annotated[
-    str,
-    Field(
-        pattern=r"^(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(\.(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])){3}/(1[6-9]|2[0-9]|30)$",
-        max_length=18,
-    ),
-]
+Ipv4 = Annotated[str, Field(pattern=rf"^{_OCTET}(\.{_OCTET}){{3}}$", max_length=15)]
+"""A dotted IPv4 address in its one spelling: 10.0.0.05 would be a second name for a claimed address."""
+
+Ipv4Cidr = Annotated[str, Field(pattern=rf"^{_OCTET}(\.{_OCTET}){{3}}/(1[6-9]|2[0-9]|30)$", max_length=18)]
 """An IPv4 network, /16 to /30."""
+
+
+def _number(address: str) -> str:
+    """CEL: the address as a number, for comparing."""
+    octets = (f"int({address}.split('.')[{index}]) * {256 ** (3 - index)}" for index in range(4))
+    return f"({' + '.join(octets)})"
 
 
 class AddressRange(ApiModel):
@@ -46,6 +45,10 @@ class AddressRange(ApiModel):
     """First address."""
     end: Ipv4
     """Last address."""
+
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (
+        (f"{_number('self.start')} <= {_number('self.end')}", "dhcpRange.start must not come after dhcpRange.end"),
+    )
 
 
 class VirtualNetworkSpec(ApiModel):
@@ -81,6 +84,14 @@ class VirtualNetworkSpec(ApiModel):
             "spec.dhcpRange is not for type bridge: another server gives addresses there",
         ),
         ("self.type == oldSelf.type", "spec.type is immutable"),
+        (
+            "has(self.clusterRef) == has(oldSelf.clusterRef) && (!has(self.clusterRef) || self.clusterRef == oldSelf.clusterRef)",
+            "spec.clusterRef is immutable",
+        ),
+        (
+            "!has(self.subnet) || cidr(self.subnet) == cidr(self.subnet).masked()",
+            "spec.subnet must be the network's own address, for example 10.0.0.0/24",
+        ),
         (
             "has(self.subnet) == has(oldSelf.subnet) && (!has(self.subnet) || self.subnet == oldSelf.subnet)",
             "spec.subnet is immutable",

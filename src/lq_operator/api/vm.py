@@ -205,6 +205,17 @@ class Toleration(ApiModel):
     effect: Literal["NoSchedule", "PreferNoSchedule", ""] = ""
     """'' tolerates both effects."""
 
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (
+        (
+            "self.operator == 'Exists' || (has(self.key) && self.key != '')",
+            "tolerations[].key is required with operator Equal",
+        ),
+        (
+            "self.operator == 'Equal' || !has(self.value) || self.value == ''",
+            "tolerations[].value is for operator Equal only",
+        ),
+    )
+
 
 class VmAffinityTerm(ApiModel):
     """VMs of this namespace that match the selector, in the same topology domain."""
@@ -265,6 +276,11 @@ class Shutdown(ApiModel):
     """After this long without success the guest is cut off. 0: at once."""
 
 
+def _each_once(items: str, field: str) -> str:
+    """CEL: no two items have the same value there."""
+    return f"{items}.all(a, !has(a.{field}) || {items}.exists_one(b, has(b.{field}) && b.{field} == a.{field}))"
+
+
 class VirtualMachineSpec(ApiModel):
     """What the user wants."""
 
@@ -323,6 +339,28 @@ class VirtualMachineSpec(ApiModel):
         (
             "self.firmware == oldSelf.firmware",
             "spec.firmware is immutable: the guest would not boot any more. Make a new VM with the same volumes",
+        ),
+        (
+            f"!has(self.disks) || {_each_once('self.disks', 'bootOrder')}",
+            "disks[].bootOrder: each number may be used once",
+        ),
+        (
+            f"!has(self.interfaces) || {_each_once('self.interfaces', 'bootOrder')}",
+            "interfaces[].bootOrder: each number may be used once",
+        ),
+        (
+            "!has(self.disks) || !has(self.interfaces) || self.disks.all(d, !has(d.bootOrder) || "
+            "self.interfaces.all(i, !has(i.bootOrder) || i.bootOrder != d.bootOrder))",
+            "bootOrder: disks and interfaces count together, each number may be used once",
+        ),
+        (
+            f"!has(self.interfaces) || {_each_once('self.interfaces', 'mac')}",
+            "interfaces[].mac: each address may be used once",
+        ),
+        (
+            "!has(self.disks) || self.disks.all(d, !has(d.volumeRef) || "
+            "self.disks.exists_one(e, has(e.volumeRef) && e.volumeRef.name == d.volumeRef.name))",
+            "disks[].volumeRef: each volume may be used once",
         ),
     )
 
@@ -391,6 +429,8 @@ class PowerStatus(ApiModel):
     since: Word = ""
     wanted: Literal["Running", "Stopped", "Paused", "Suspended"] = "Running"
     """What we work towards: spec.powerState, else what the last operation said."""
+    declared: Word = ""
+    """spec.powerState when `wanted` was last taken from it."""
     stop_deadline: Word = ""
     """When a guest that was asked to stop is cut off."""
     started_at: Word = ""

@@ -6,6 +6,7 @@ is void as soon as its connection is dead or my gate was missed: then nothing it
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -47,6 +48,7 @@ class OwnedHost:
     domains: dict[str, DomainSeen] = field(default_factory=dict)
     listed_at: int = 0
     gate_held: bool = True
+    state_dir: str = ""
     _decoded: HostRecord | None = None
 
     @property
@@ -85,7 +87,9 @@ class HostBook:
         self.tenure = tenure
         self.installation = installation
         self._hosts: dict[NodeName, OwnedHost] = {}
+        self._off: set[BootNonce] = set()
         self._listings = 0
+        self.version = 0
         self._changed: list[Callable[[Identity], None]] = []
 
     def on_change(self, callback: Callable[[Identity], None]) -> None:
@@ -109,13 +113,26 @@ class HostBook:
         """Taken over and listed."""
         before = self._hosts.get(entry.node)
         self._hosts[entry.node] = entry
+        self.version += 1
         self._tell((before.domains if before else {}), entry.domains)
 
-    def drop(self, node: NodeName) -> None:
-        """Everything known about it is void. Its VMs are told."""
-        entry = self._hosts.pop(node, None)
+    def lost(self, node: NodeName) -> None:
+        """It cannot be seen any more: its VMs are told. What it showed last is kept and still forbids starts elsewhere."""
+        self.version += 1
+        entry = self._hosts.get(node)
         if entry is not None:
             self._tell(entry.domains, {})
+
+    def drop(self, node: NodeName) -> None:
+        """It left the cluster, with evidence: nothing it showed counts any more."""
+        self.lost(node)
+        self._hosts.pop(node, None)
+
+    def surely_off(self, boots: set[BootNonce]) -> None:
+        """The boots that are over by evidence valid now: what was seen under them runs no more."""
+        if boots != self._off:
+            self._off = boots
+            self.version += 1
 
     async def relist(self, entry: OwnedHost) -> None:
         """List the domains completely, then the gates: mine must still be there, or the entry is void.
@@ -145,17 +162,17 @@ class HostBook:
         if entry.boot in {gate.name for gate in await entry.host.list_volumes(GATE_POOL)}:
             return
         entry.gate_held = False
+        self.version += 1
         raise Transient(f"{entry.node}: my gate is gone, the host has rebooted or was taken over by another process")
 
     async def note(self, entry: OwnedHost, fact: str) -> None:
         """Add one fact to the host's record; there already is success."""
         if fact in entry.names:
             return
-        try:
+        with contextlib.suppress(Conflict):
             await entry.host.create_volume(RECORD_POOL, VolumePlan(name=fact, capacity_bytes=0, format="raw"))
-        except Conflict:
-            pass
         entry.remember(fact)
+        self.version += 1
 
     async def forget_facts(self, entry: OwnedHost, facts: Iterable[str]) -> None:
         """Delete facts that others supersede."""
@@ -171,14 +188,22 @@ class HostBook:
         return Sighting(entry.node, entry.uuid, entry.boot, domain.state.runs, domain.epoch)
 
     def sightings(self, identity: Identity) -> tuple[Sighting, ...]:
-        """Its domains on every host this process owns."""
-        found = (self.sighting(entry, identity) for entry in self.all())
+        """Its domains on every host that was listed in this term, as last seen; hosts surely off have none."""
+        found = (self.sighting(entry, identity) for entry in self._counting())
         return tuple(sighting for sighting in found if sighting is not None)
 
+    def _counting(self) -> list[OwnedHost]:
+        """Every host listed in this term, also those that are silent since, except where their boot is surely over."""
+        return [
+            entry
+            for node, entry in sorted(self._hosts.items())
+            if entry.boot not in self._off or self.owned(node) is not None
+        ]
+
     def departures(self, identity: Identity) -> tuple[Epoch, ...]:
-        """Departure notes about it in every record that can be read."""
+        """Departure notes about it in every record that was read in this term."""
         key = (identity.namespace, identity.name)
-        notes = (entry.record.departures.get(key) for entry in self.all())
+        notes = (entry.record.departures.get(key) for entry in self._hosts.values())
         return tuple(note for note in notes if note is not None)
 
     def view(self, entry: OwnedHost, identity: Identity) -> HostView:
@@ -194,9 +219,14 @@ class HostBook:
             listed_at=entry.listed_at,
         )
 
+    def views(self, identity: Identity) -> tuple[HostView, ...]:
+        """The owned hosts that have a domain of it."""
+        views = (self.view(entry, identity) for entry in self.all())
+        return tuple(view for view in views if view.sighting is not None)
+
     def listed(self) -> list[Listed]:
-        """For judging the inventory."""
-        return [Listed(entry.uuid, entry.term, entry.record) for entry in self.all()]
+        """For judging the inventory: a host that went silent after its listing has still been listed."""
+        return [Listed(entry.uuid, entry.term, entry.record) for entry in self._hosts.values()]
 
     def next_listing(self) -> int:
         """Orders a listing that the caller makes itself (a takeover)."""

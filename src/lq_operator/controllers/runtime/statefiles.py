@@ -1,0 +1,57 @@
+"""Names of the files of a VM in the state pool. '_' separates: it is in no Kubernetes name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lq_operator.core.model import Epoch, Identity
+
+STATE_POOL = "lq-vmstate"
+KINDS = ("seed", "nvram", "suspend", "resumed", "tpm", "console", "hardware")
+
+
+def seed_file(identity: Identity, epoch: Epoch) -> str:
+    """cloud-init seed of one start."""
+    return f"seed_{identity.namespace}_{identity.name}_{epoch}.iso"
+
+
+def suspend_file(identity: Identity, epoch: Epoch) -> str:
+    """Memory of the guest that ran under this epoch."""
+    return f"suspend_{identity.namespace}_{identity.name}_{epoch}.img"
+
+
+def resumed_mark(identity: Identity, epoch: Epoch) -> str:
+    """Says that the suspend image of this epoch has been used: never again, its disks have moved on."""
+    return f"resumed_{identity.namespace}_{identity.name}_{epoch}"
+
+
+def console_file(identity: Identity) -> str:
+    """What the serial console printed, over all starts."""
+    return f"console_{identity.namespace}_{identity.name}.log"
+
+
+def nvram_file(identity: Identity) -> str:
+    """UEFI variables."""
+    return f"nvram_{identity.namespace}_{identity.name}.fd"
+
+
+def files_of(identity: Identity, names: Iterable[str], *kinds: str) -> list[str]:
+    """The VM's files among `names`, of these kinds (none given: all)."""
+    found = []
+    for name in names:
+        kind, _, rest = name.partition("_")
+        stem = f"{identity.namespace}_{identity.name}"
+        if kind in (kinds or KINDS) and rest.startswith(stem) and rest[len(stem) : len(stem) + 1] in ("", "_", "."):
+            found.append(name)
+    return sorted(found)
+
+
+def suspended_epochs(identity: Identity, names: Iterable[str]) -> list[Epoch]:
+    """Epochs whose suspend image lies here and has not been used, the newest last."""
+    there = set(names)
+    found = []
+    for name in files_of(identity, there, "suspend"):
+        epoch = Epoch.parse(name.rsplit("_", 1)[1].removesuffix(".img"))
+        if resumed_mark(identity, epoch) not in there:
+            found.append(epoch)
+    return sorted(found)

@@ -1,0 +1,130 @@
+"""One VM, one pass: observe, decide, act, and again until nothing is to be done; then report once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lq_operator.api.vm import VirtualMachine
+from lq_operator.controllers.runtime.errors import Requeue
+from lq_operator.controllers.runtime.refs import Namespaces, Refs
+from lq_operator.controllers.vm.act import Actor
+from lq_operator.controllers.vm.children import Children, ensure_children
+from lq_operator.controllers.vm.memory import Memories, VmMemory
+from lq_operator.controllers.vm.observe import Observer, placement_of
+from lq_operator.controllers.vm.prepare import Prepared, prepare
+from lq_operator.controllers.vm.report import Reporter
+from lq_operator.convert.domain import spec_hash
+from lq_operator.convert.power import should_run
+from lq_operator.core.actions import AskStop, StartGuest
+from lq_operator.core.lifecycle.decide import decide
+from lq_operator.core.lifecycle.operations import Effect
+from lq_operator.core.lifecycle.world import Decision, VmWorld
+from lq_operator.core.model import HardwareAbi, Identity, Phase
+from lq_operator.core.result import NotFound, Transient
+from lq_operator.ports import Resources, Store
+
+MAX_ROUNDS = 12
+"""Steps of one pass; the longest lawful chain (bind, stop, depart, release, sweep) needs seven."""
+
+
+@dataclass(slots=True)
+class VmController:
+    """reconcile(namespace/name). Keeps nothing that a crash may not lose."""
+
+    store: Store
+    resources: Resources
+    namespaces: Namespaces
+    observer: Observer
+    actor: Actor
+    reporter: Reporter
+    memories: Memories
+
+    async def reconcile(self, key: str) -> Requeue | None:
+        """Bring one VM a step nearer to its declaration, as far as one pass can."""
+        namespace, _, name = key.partition("/")
+        vm = self.store.get(VirtualMachine, namespace, name)
+        identity = self.observer.identity(namespace, name)
+        if vm is None:
+            self.observer.guests.forget(identity)
+            return None
+        memory = self.memories.of(vm.metadata.uid)
+        vm = await self._not_older(vm, memory)
+        effect, outcomes = self.observer.operations(vm, memory)
+        if await self.reporter.operations(vm, outcomes, memory):
+            return Requeue.now()
+        refs = Refs(self.store, namespace, await self.namespaces.labels(namespace))
+        return await self._rounds(vm, identity, memory, effect, refs)
+
+    async def _not_older(self, vm: VirtualMachine, memory: VmMemory) -> VirtualMachine:
+        """The watch may be behind our own writes: then ask the API server itself."""
+        if memory.protocol.contradicts(placement_of(vm)):
+            read = await self.resources.get(VirtualMachine, vm.metadata.namespace, vm.metadata.name)
+            if read is None or read.metadata.uid != vm.metadata.uid:
+                raise NotFound(f"VirtualMachine {vm.key} is gone")
+            vm = read
+        placement = placement_of(vm)
+        if placement is not None and not memory.protocol.contradicts(placement):
+            memory.protocol = memory.protocol.after(placement)
+        return vm
+
+    async def _rounds(
+        self, vm: VirtualMachine, identity: Identity, memory: VmMemory, effect: Effect, refs: Refs
+    ) -> Requeue | None:
+        fresh, hardware = False, None
+        for _ in range(MAX_ROUNDS):
+            prepared = await self._prepare(vm, identity, refs)
+            world = self.observer.world(vm, memory, prepared, effect, fresh=fresh)
+            decision = decide(world)
+            if decision.actions and not fresh and await self._list_placed(world):
+                fresh = True
+                continue
+            if not decision.actions:
+                break
+            if decision.give_up:
+                # Written before the release, or the scheduler would start it again.
+                await self.reporter.report(vm, world, decision, effect, prepared, memory, hardware)
+                vm = self.store.get(VirtualMachine, vm.metadata.namespace, vm.metadata.name) or vm
+            for action in decision.actions:
+                vm = await self.actor.act(action, vm, identity, memory, prepared)
+                if isinstance(action, StartGuest):
+                    hardware = await self._hardware(vm, identity, world)
+                    memory.started_hash = spec_hash(vm, prepared.size) if prepared.size else ""
+            if _must_be_told(decision):
+                await self.reporter.report(vm, world, decision, effect, prepared, memory, hardware)
+                return Requeue.after(decision.requeue_s or 0.0)
+        else:
+            raise Transient(f"{identity.key}: still not settled after {MAX_ROUNDS} steps")
+        await self.reporter.report(vm, world, decision, effect, prepared, memory, hardware)
+        if decision.give_up:
+            return Requeue.now()
+        return Requeue.after(decision.requeue_s) if decision.requeue_s is not None else None
+
+    async def _prepare(self, vm: VirtualMachine, identity: Identity, refs: Refs) -> Prepared:
+        placement = placement_of(vm)
+        children = Children()
+        if should_run(vm) and placement is not None:
+            children = await ensure_children(vm, identity, refs, self.store, self.resources)
+        node = placement.node if placement is not None and placement.phase is not Phase.RELEASED else None
+        return prepare(vm, identity, node, refs, self.store, children)
+
+    async def _list_placed(self, world: VmWorld) -> bool:
+        """Before acting, look at the placed host itself and not at what was heard of it."""
+        entry = self.observer.host(world.placement)
+        if entry is None:
+            return False
+        await self.observer.book.relist(entry)
+        return True
+
+    async def _hardware(self, vm: VirtualMachine, identity: Identity, world: VmWorld) -> HardwareAbi | None:
+        entry = self.observer.host(world.placement)
+        if entry is None or vm.status.hardware.machine:
+            return None
+        try:
+            return await entry.host.read_hardware(identity.domain_name)
+        except NotFound:
+            return None
+
+
+def _must_be_told(decision: Decision) -> bool:
+    """Steps after which the world moves by itself: say so and come back, do not ask again in this pass."""
+    return any(isinstance(action, AskStop) for action in decision.actions)

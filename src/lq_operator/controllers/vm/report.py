@@ -1,0 +1,284 @@
+"""What the VM controller says: one status per pass, written only when it says something new; Events for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lq_operator.api.vm import (
+    DiskStatus,
+    EffectiveStatus,
+    GuestStatus,
+    InterfaceStatus,
+    PowerStatus,
+    VirtualMachine,
+)
+from lq_operator.api.vmoperation import VirtualMachineOperation
+from lq_operator.controllers.runtime.conditions import Progress, dump_conditions, only, set_progress
+from lq_operator.controllers.runtime.guestbook import GuestBook, GuestSaid
+from lq_operator.controllers.runtime.refs import disk_volumes
+from lq_operator.controllers.runtime.status import report_status
+from lq_operator.controllers.vm.memory import VmMemory
+from lq_operator.controllers.vm.observe import after_seconds, epoch_of
+from lq_operator.controllers.vm.prepare import Prepared
+from lq_operator.convert.domain import hardware_status, spec_hash
+from lq_operator.convert.power import declared_of
+from lq_operator.core.lifecycle.operations import Effect, Outcome
+from lq_operator.core.lifecycle.world import Decision, Standing, VmWorld
+from lq_operator.core.model import Epoch, HardwareAbi, Identity
+from lq_operator.core.result import Conflict, NotFound
+from lq_operator.ports import Clock, Events, Resources, Store
+
+MANAGER = "lq-vm"
+OPERATION_MANAGER = "lq-vmop"
+MY_CONDITIONS = ("Ready", "Reconciling", "Stalled")
+
+_PROGRESS = {
+    Standing.READY: Progress.READY,
+    Standing.WORKING: Progress.WORKING,
+    Standing.UNKNOWN: Progress.UNKNOWN,
+    Standing.STALLED: Progress.STALLED,
+}
+
+
+@dataclass(slots=True)
+class Reporter:
+    """Writes VirtualMachine.status (our fields) and VirtualMachineOperation.status."""
+
+    store: Store
+    resources: Resources
+    events: Events
+    guests: GuestBook
+    clock: Clock
+
+    async def report(
+        self,
+        vm: VirtualMachine,
+        world: VmWorld,
+        decision: Decision,
+        effect: Effect,
+        prepared: Prepared,
+        memory: VmMemory,
+        hardware: HardwareAbi | None,
+    ) -> None:
+        """Say where the VM stands. Silent for an object that is gone."""
+        now = self.clock.now_rfc3339()
+        power = _power(vm, world, decision, effect, now)
+        said = self.guests.get(world.identity, epoch_of(power.epoch))
+        running = power.state in ("Running", "Paused")
+        guest, addresses = _guest(vm, said, running)
+        interfaces = _interfaces(vm, world.identity, prepared, said, running)
+        claimed = [nic.cidr.partition("/")[0] for nic in prepared.seed_nics]
+        conditions = set_progress(
+            vm.status.conditions,
+            _PROGRESS[decision.standing],
+            decision.reason,
+            decision.message,
+            generation=vm.metadata.generation,
+            now=now,
+        )
+        status: dict[str, Any] = {
+            "observedGeneration": vm.metadata.generation,
+            "conditions": dump_conditions(only(conditions, MY_CONDITIONS)),
+            "power": _dump(power),
+            "effective": _dump(_effective(vm, prepared, running, memory)),
+            "hardware": _dump(hardware_status(hardware) if hardware else vm.status.hardware),
+            "guest": _dump(guest),
+            "addresses": list(dict.fromkeys([*claimed, *addresses])) if running else [],
+            "interfaces": [_dump(interface) for interface in interfaces],
+            "disks": [_dump(disk) for disk in _disks(vm, prepared)],
+        }
+        try:
+            wrote = await report_status(self.resources, vm, status, MANAGER)
+        except NotFound:
+            return
+        if wrote:
+            self._tell(vm, decision)
+
+    def _tell(self, vm: VirtualMachine, decision: Decision) -> None:
+        ready = vm.status.condition("Ready")
+        if ready is not None and ready.reason == decision.reason and ready.message == decision.message:
+            return
+        if decision.standing is Standing.WORKING and decision.reason not in ("GuestEnded", "RestartBackOff", "HostOff"):
+            return
+        warning = decision.standing in (Standing.STALLED, Standing.UNKNOWN) or decision.reason in (
+            "GuestEnded",
+            "RestartBackOff",
+        )
+        self.events.emit(vm, decision.reason, decision.message or decision.reason, warning=warning)
+
+    async def operations(self, vm: VirtualMachine, outcomes: tuple[Outcome, ...], memory: VmMemory) -> bool:
+        """Write the outcomes; True when an operation was accepted (look again at once)."""
+        accepted = False
+        by_uid = {op.metadata.uid: op for op in self.store.list(VirtualMachineOperation)}
+        for outcome in outcomes:
+            op = by_uid.get(outcome.uid)
+            if op is None:
+                continue
+            await self._operation(op, outcome)
+            if outcome.phase == "Running":
+                accepted = True
+                memory.asked, memory.asked_epoch = (), None
+                if op.spec.verb == "Reset":
+                    memory.resets_begun.add(outcome.uid)
+            else:
+                self.events.emit(
+                    vm,
+                    f"Operation{outcome.phase}",
+                    f"{op.spec.verb}: {outcome.message or outcome.reason}",
+                    warning=outcome.phase != "Succeeded",
+                )
+        return accepted
+
+    async def _operation(self, op: VirtualMachineOperation, outcome: Outcome) -> None:
+        now = self.clock.now_rfc3339()
+        finished = outcome.phase in ("Succeeded", "Failed", "Refused")
+        progress = Progress.WORKING
+        if finished:
+            progress = Progress.READY if outcome.phase == "Succeeded" else Progress.STALLED
+        conditions = set_progress(
+            op.status.conditions, progress, outcome.reason, outcome.message, generation=op.metadata.generation, now=now
+        )
+        observed = str(outcome.observed_start) if outcome.observed_start else op.status.observed_start
+        status = {
+            "observedGeneration": op.metadata.generation,
+            "conditions": dump_conditions(conditions),
+            "phase": outcome.phase,
+            "message": outcome.message,
+            "startedAt": op.status.started_at or now,
+            "finishedAt": now if finished else "",
+            "observedStart": observed,
+        }
+        try:
+            await self.resources.apply_status(op, status, manager=OPERATION_MANAGER)
+        except (NotFound, Conflict):
+            return
+
+
+def _dump(model: Any) -> dict[str, Any]:
+    dumped: dict[str, Any] = model.model_dump(by_alias=True, mode="json", exclude_none=True)
+    return dumped
+
+
+def _power(vm: VirtualMachine, world: VmWorld, decision: Decision, effect: Effect, now: str) -> PowerStatus:
+    before = vm.status.power
+    declared = declared_of(vm)
+    wanted = "Stopped" if decision.give_up else world.wish.power.value
+    epoch = _running_epoch(world) or epoch_of(before.epoch)
+    new_run = str(epoch or "") != before.epoch
+    stopping = decision.reason in ("Stopping", "Restarting", "Deleting") and decision.state == "Stopping"
+    deadline = before.stop_deadline if stopping else ""
+    if stopping and not deadline:
+        deadline = after_seconds(now, vm.spec.shutdown.grace_period_seconds)
+    by_wish = decision.state == "Running" and effect.wanted is not None
+    return PowerStatus(
+        state=decision.state,  # type: ignore[arg-type]
+        reason=decision.reason,
+        since=now if decision.state != before.state else before.since,
+        wanted=wanted,  # type: ignore[arg-type]
+        declared=declared.value if declared else "",
+        stop_deadline=deadline,
+        started_at=now if new_run and decision.state in ("Running", "Paused") else before.started_at,
+        restarts=_restarts(before, decision, by_wish=by_wish),
+        next_restart=_next_restart(before, decision, now),
+        epoch=str(epoch) if epoch else "",
+        last_operation=effect.operation_uid or before.last_operation,
+        state_node=_state_node(world, before, decision),
+    )
+
+
+def _next_restart(before: PowerStatus, decision: Decision, now: str) -> str:
+    if decision.restart_in_s is None:
+        return ""
+    return before.next_restart or after_seconds(now, decision.restart_in_s)
+
+
+def _restarts(before: PowerStatus, decision: Decision, *, by_wish: bool) -> int:
+    if by_wish or decision.state in ("Suspended",) or decision.reason == "Stopped":
+        return 0
+    return before.restarts + 1 if decision.counts_restart else before.restarts
+
+
+def _running_epoch(world: VmWorld) -> Epoch | None:
+    domain = world.placed.domain if world.placed else None
+    return domain.epoch if domain is not None and domain.state.runs else None
+
+
+def _state_node(world: VmWorld, before: PowerStatus, decision: Decision) -> str:
+    if decision.state == "Running":
+        return ""
+    if decision.reason == "Suspending" and world.placement is not None:
+        return world.placement.node or ""
+    return before.state_node
+
+
+def _effective(vm: VirtualMachine, prepared: Prepared, running: bool, memory: VmMemory) -> EffectiveStatus:
+    before = vm.status.effective
+    if prepared.size is None or prepared.cluster is None:
+        return before
+    return EffectiveStatus(
+        cluster=prepared.cluster.metadata.name,
+        class_name=prepared.size.class_name,
+        cpu=prepared.size.cpu,
+        memory_mib=prepared.size.memory_mib,
+        cpu_model=vm.status.hardware.cpu_model or before.cpu_model,
+        machine=vm.status.hardware.machine or before.machine,
+        spec_hash=memory.started_hash or before.spec_hash if running else spec_hash(vm, prepared.size),
+    )
+
+
+def _guest(vm: VirtualMachine, said: GuestSaid | None, running: bool) -> tuple[GuestStatus, list[str]]:
+    if not running or not vm.spec.guest_agent:
+        return GuestStatus(), []
+    if said is None:
+        return vm.status.guest, list(vm.status.addresses)
+    facts = said.facts
+    if facts is None:
+        return vm.status.guest.model_copy(update={"agent": "Silent"}), list(vm.status.addresses)
+    guest = GuestStatus(
+        agent="Connected",
+        hostname=facts.hostname[:253],
+        os=f"{facts.os_name} {facts.os_version}".strip()[:200],
+        kernel=facts.kernel[:100],
+        agent_version=facts.agent_version[:100],
+    )
+    return guest, [address.partition("/")[0] for _, address in facts.addresses][:64]
+
+
+def _interfaces(
+    vm: VirtualMachine, identity: Identity, prepared: Prepared, said: GuestSaid | None, running: bool
+) -> list[InterfaceStatus]:
+    by_mac: dict[str, list[str]] = {}
+    if running and said is not None and said.facts is not None:
+        for mac, address in said.facts.addresses:
+            by_mac.setdefault(mac.lower(), []).append(address)
+    known = {entry.name: entry.addresses for entry in vm.status.interfaces} if running and said is None else {}
+    claims = {nic.name: nic.cidr for nic in prepared.seed_nics}
+    found = []
+    for interface in vm.spec.interfaces:
+        mac = interface.mac or identity.mac(interface.name)
+        addresses = by_mac.get(mac) or known.get(interface.name) or []
+        found.append(
+            InterfaceStatus(
+                name=interface.name,
+                mac=mac,
+                network=interface.network_ref.name,
+                claim=claims.get(interface.name, ""),
+                addresses=addresses[:16],
+            )
+        )
+    return found
+
+
+def _disks(vm: VirtualMachine, prepared: Prepared) -> list[DiskStatus]:
+    ready = {disk.name for disk in prepared.disks}
+    missing = {lack.message for lack in (*prepared.pending, *prepared.blockers)}
+    return [
+        DiskStatus(
+            name=name,
+            volume=volume,
+            ready=name in ready,
+            message=next((text for text in sorted(missing) if f"spec.disks[{name}]" in text), ""),
+        )
+        for name, volume in disk_volumes(vm).items()
+    ]

@@ -1,0 +1,199 @@
+"""One start of one guest: lease renewed, placement read back, seed written, defined, started or resumed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from lq_operator.api.vm import VirtualMachine
+from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
+from lq_operator.controllers.runtime.statefiles import (
+    STATE_POOL,
+    console_file,
+    files_of,
+    nvram_file,
+    resumed_mark,
+    seed_file,
+    suspend_file,
+    suspended_epochs,
+)
+from lq_operator.controllers.vm.memory import VmMemory
+from lq_operator.controllers.vm.prepare import Prepared
+from lq_operator.controllers.vm.seeds import build_seed
+from lq_operator.convert.domain import HostSide, domain_plan
+from lq_operator.core.failover.guards import Refusal
+from lq_operator.core.failover.patch import placement_from_dict
+from lq_operator.core.failover.protocol import may_act
+from lq_operator.core.lifecycle.power import BACKOFF_S
+from lq_operator.core.model import DomainPlan, Epoch, Identity, Placement, VolumePlan
+from lq_operator.core.result import Conflict, OutcomeUnknown, Rejected, Transient
+from lq_operator.ports import Clock, Resources
+from lq_operator.telemetry.logging import get_logger
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Starter:
+    """Starts guests under a placement that this process has just committed."""
+
+    resources: Resources
+    book: HostBook
+    clock: Clock
+
+    async def start(
+        self,
+        vm: VirtualMachine,
+        identity: Identity,
+        placement: Placement,
+        entry: OwnedHost,
+        prepared: Prepared,
+        memory: VmMemory,
+    ) -> None:
+        """Raises Conflict when the placement is not ours any more, Fenced when the lease is not.
+
+        A host that refuses the start is remembered in `memory` with a growing wait, and is not an error here.
+        """
+        assert placement.epoch is not None
+        await self._allowed(vm, placement, memory)
+        # From here on this epoch counts as used, whatever happens.
+        memory.unused = None
+        try:
+            await self._start(vm, identity, placement.epoch, entry, prepared)
+        except (Rejected, Transient, OutcomeUnknown) as error:
+            # Own gate gone = deposed or rebooted (raises Transient); else an ordinary failure (gate.md).
+            await self.book.check_gate(entry)
+            if isinstance(error, OutcomeUnknown):
+                raise
+            self._failed(memory, error)
+        else:
+            memory.start_failures, memory.start_error = 0, ""
+        await self.book.refresh(entry, identity.domain_name)
+
+    async def _allowed(self, vm: VirtualMachine, placement: Placement, memory: VmMemory) -> None:
+        """Renew the lease, then read back what was written: only then the first write to the host."""
+        await self.book.tenure.renew()
+        read = await self.resources.get(VirtualMachine, vm.metadata.namespace, vm.metadata.name)
+        status = read.status.placement if read is not None and read.metadata.uid == vm.metadata.uid else None
+        back = placement_from_dict(status.model_dump(by_alias=True)) if status is not None else None
+        refusal = may_act(placement, back, lease_renewed=True)
+        if isinstance(refusal, Refusal):
+            memory.unused = None
+            raise Conflict(refusal.sentence)
+
+    def _failed(self, memory: VmMemory, error: Exception) -> None:
+        memory.start_failures += 1
+        wait_s = BACKOFF_S[min(memory.start_failures, len(BACKOFF_S) - 1)]
+        memory.start_error = f"the host refused the start: {error}"[:1500]
+        memory.retry_at_s = self.clock.mono_s() + wait_s
+        log.warning("start refused by the host", reason=str(error)[:500], retry_s=wait_s)
+
+    async def _start(
+        self, vm: VirtualMachine, identity: Identity, epoch: Epoch, entry: OwnedHost, prepared: Prepared
+    ) -> None:
+        seed = await build_seed(vm, prepared, self.resources)
+        names = [volume.name for volume in await entry.host.list_volumes(STATE_POOL, refresh=True)]
+        directory = await self.state_dir(entry)
+        if seed is not None:
+            await self._write_seed(entry, identity, epoch, seed)
+        seed_path = f"{directory}/{seed_file(identity, epoch)}" if seed is not None else ""
+        plan = _plan(vm, identity, epoch, entry, prepared, directory, seed_path)
+        saved = suspended_epochs(identity, names)
+        log.info("starting", node=entry.node, epoch=str(epoch), resume=bool(saved))
+        if not (saved and await self._resume(entry, identity, saved[-1], plan, directory)):
+            await entry.host.define(plan)
+            await entry.host.start(identity.domain_name)
+        await self._tidy(entry, identity, epoch, names)
+
+    async def _write_seed(self, entry: OwnedHost, identity: Identity, epoch: Epoch, body: bytes) -> None:
+        name = seed_file(identity, epoch)
+        await entry.host.create_volume(STATE_POOL, VolumePlan(name, len(body), format="raw", mode=0o600))
+        await entry.host.upload(STATE_POOL, name, _one_chunk(body))
+
+    async def _resume(
+        self, entry: OwnedHost, identity: Identity, saved: Epoch, plan: DomainPlan, directory: str
+    ) -> bool:
+        """Restore the suspend image, once. False: it was used before (a crash in between), so start cold.
+
+        The mark is made first: an image whose disks have moved on since would destroy them.
+        """
+        mark = VolumePlan(resumed_mark(identity, saved), 0, format="raw")
+        try:
+            await entry.host.create_volume(STATE_POOL, mark)
+        except Conflict:
+            return False
+        try:
+            await entry.host.restore(f"{directory}/{suspend_file(identity, saved)}", plan)
+        except (Rejected, Transient):
+            # Refused before the guest ran: the image is untouched and may be tried again.
+            await entry.host.delete_volume(STATE_POOL, mark.name)
+            raise
+        return True
+
+    async def _tidy(self, entry: OwnedHost, identity: Identity, epoch: Epoch, names: list[str]) -> None:
+        """Old seeds and used suspend images, images before their marks."""
+        keep = seed_file(identity, epoch)
+        stale = [name for name in files_of(identity, names, "seed", "suspend") if name != keep]
+        stale += files_of(identity, [*names, *_marks(identity, stale)], "resumed")
+        for name in stale:
+            await entry.host.delete_volume(STATE_POOL, name)
+
+    async def state_dir(self, entry: OwnedHost) -> str:
+        """Directory of the state pool on this host."""
+        if not entry.state_dir:
+            pools = {pool.name: pool for pool in await entry.host.list_pools()}
+            if STATE_POOL not in pools:
+                raise Transient(f"{entry.node}: the state pool {STATE_POOL} is not set up yet")
+            entry.state_dir = pools[STATE_POOL].path
+        return entry.state_dir
+
+
+def _marks(identity: Identity, images: list[str]) -> list[str]:
+    return [
+        resumed_mark(identity, Epoch.parse(name.rsplit("_", 1)[1].removesuffix(".img")))
+        for name in images
+        if name.startswith("suspend_")
+    ]
+
+
+def _plan(
+    vm: VirtualMachine,
+    identity: Identity,
+    epoch: Epoch,
+    entry: OwnedHost,
+    prepared: Prepared,
+    directory: str,
+    seed_path: str,
+) -> DomainPlan:
+    assert prepared.size is not None
+    assert prepared.cluster is not None
+    cluster, spec = prepared.cluster, vm.spec
+    wished = spec.cpu.model if spec.cpu is not None else None
+    host = HostSide(
+        gate_path=entry.gate_path,
+        accel=entry.inventory.accel,
+        arch=entry.inventory.arch,
+        cpu_model=wished or cluster.spec.cpu_model or cluster.status.cpu_model or _own_model(entry),
+        machine=spec.machine or cluster.spec.machine,
+        seed_path=seed_path,
+        console_log_path=f"{directory}/{console_file(identity)}",
+        nvram_path=f"{directory}/{nvram_file(identity)}" if spec.firmware != "bios" else "",
+    )
+    return domain_plan(
+        vm,
+        identity=identity,
+        epoch=epoch,
+        size=prepared.size,
+        host=host,
+        disks=tuple(prepared.disks),
+        nics=tuple(prepared.nics),
+    )
+
+
+async def _one_chunk(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+def _own_model(entry: OwnedHost) -> str:
+    """Where no baseline is known yet. Emulation has no host CPU to follow: the adapter's default there."""
+    return entry.inventory.cpu_model if entry.inventory.accel == "kvm" else ""
