@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.unit.chart.chart import CHART, NAMESPACE, PROCESSES, RELEASE, REPOSITORY, helm_template, of_kind, render
 
 from lq_operator.api.base import GROUP, Scope
 from lq_operator.api.kinds import KINDS
 from lq_operator.config import ImporterSettings, ProcessSettings, RunSettings, SchedulerSettings, load_settings
 from lq_operator.telemetry import metrics
-
-from tests.unit.chart.chart import CHART, NAMESPACE, PROCESSES, RELEASE, REPOSITORY, helm_template, of_kind, render
 
 SETTINGS: dict[str, type[ProcessSettings]] = {
     "run": RunSettings,
