@@ -174,6 +174,17 @@ class Site:
         shutil.copytree(self.folder / "etcd", target)
         self.etcd_start()
 
+    def compact(self) -> None:
+        """Make etcd forget all history, as the API server does every five minutes."""
+        revision = self._etcd("kv/range", {"key": "AA=="})["header"]["revision"]
+        self._etcd("kv/compaction", {"revision": revision, "physical": True})
+
+    def _etcd(self, call: str, body: Any) -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", self._etcd_port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request("POST", f"/v3/{call}", body=json.dumps(body))
+            return json.loads(connection.getresponse().read())
+
     def restore(self, source: Path) -> None:
         """The cluster of the backup again; API server and etcd are restarted, as in a real restore."""
         self._stop("apiserver", hard=True)
@@ -256,9 +267,16 @@ class Proxy:
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
         self.port = 0
-        self.swallow_answers = False
+        self.swallow_answers = False  # requests pass, their answers are cut off
+        self.mute = False  # requests pass, answers are kept for ever
+        self.refuse = False  # new connections are reset
         self.connections = 0
         self._writers: set[asyncio.StreamWriter] = set()
+        self._muted: set[asyncio.StreamWriter] = set()
+
+    def mute_open_connections(self) -> None:
+        """Those that are open now stay open and say nothing more; new ones work."""
+        self._muted |= self._writers
 
     def cut(self) -> None:
         """Reset every connection now."""
@@ -267,6 +285,9 @@ class Proxy:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        if self.refuse:
+            writer.transport.abort()
+            return
         try:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
         except OSError:
@@ -282,6 +303,8 @@ class Proxy:
                 if answers and self.swallow_answers:
                     self.cut()
                     return
+                if answers and (self.mute or writer in self._muted):
+                    continue
                 writer.write(data)
                 await writer.drain()
         with contextlib.suppress(OSError):

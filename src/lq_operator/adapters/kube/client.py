@@ -22,7 +22,8 @@ from lq_operator.core.result import Conflict, NotFound, Rejected
 K = TypeVar("K", bound=Resource)
 
 PAGE_SIZE = 500
-LIST_TIMEOUT_S = 60.0
+LIST_TIMEOUT_S = 20.0
+"""Of one page."""
 LIST_RESTARTS = 3
 APPLY_ATTEMPTS = 4
 REMEMBERED_VERSIONS = 20_000
@@ -125,6 +126,13 @@ class KubeResources:
             except ListExpired as error:
                 expired = error
         raise expired
+
+    async def current_version(self, kind: type[Resource]) -> str:
+        """The API server's resourceVersion now (one etcd has one for all kinds); costs next to nothing."""
+        page = await self._transport.request(
+            "GET", collection_path(kind, None), what=f"the list of {kind.plural}", query={"limit": "1"}
+        )
+        return str((page.get("metadata") or {}).get("resourceVersion", ""))
 
     async def _list_pages(self, kind: type[Resource]) -> Listing:
         items: list[dict[str, Any]] = []

@@ -168,9 +168,11 @@ class WatchStore:
         if kind in self._shelves and self._shelves[kind].synced:
             self._put(kind, raw)
 
-    def watched(self, kind: Kind, raw: dict[str, Any]) -> None:
-        """ADDED, MODIFIED, or an item of the watch's own list."""
+    def watched(self, kind: Kind, raw: dict[str, Any], relisted: bool = False) -> None:
+        """ADDED, MODIFIED, or (`relisted`) an item of the watch's own list, which hides what has vanished."""
         self._delivered(kind, raw)
+        if relisted:
+            self._on_doubt(kind)
         self._put(kind, raw)
 
     def watched_deletion(self, kind: Kind, raw: dict[str, Any]) -> None:
@@ -181,6 +183,10 @@ class WatchStore:
     def begin_list(self, kind: Kind) -> ListTicket:
         """Take the ticket right before the list is sent."""
         return ListTicket(kind, self._highest_version, self._arrival)
+
+    def is_older(self, resource_version: str) -> bool:
+        """Is this version of the whole server, asked for now, older than what was seen before?"""
+        return resource_version.isdigit() and int(resource_version) < self._highest_version
 
     def listed(self, ticket: ListTicket, listing: Listing) -> WentBack | None:
         """Settle a kind by a consistent list: additions, changes, removals, and whether time went back.

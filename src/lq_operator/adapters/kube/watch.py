@@ -23,6 +23,8 @@ from lq_operator.telemetry.logging import get_logger
 
 RELIST_S = 120.0
 """Between two checking lists. 5 000 objects of 1 kB are some 5 MB per list."""
+PROBE_S = 10.0
+"""Between two looks at the API server's present version: how long a restored etcd or a new API server stays unseen."""
 HASTY_RELIST_S = 2.0
 """Least time between two lists of one kind, however great the doubt."""
 HEALTHY_RUN_S = 60.0
@@ -63,6 +65,7 @@ class KubeWatch:
         *,
         on_fatal: Callable[[str], None],
         relist_s: float = RELIST_S,
+        probe_s: float = PROBE_S,
         failures_allowed: int = 8,
         deaf_s: float = DEAF_S,
     ) -> None:
@@ -71,6 +74,8 @@ class KubeWatch:
         self._store = store
         self._on_fatal = on_fatal
         self._relist_s = relist_s
+        self._probe_s = probe_s
+        self._probe_failed = False
         self._failures_allowed = failures_allowed
         self._deaf_s = deaf_s
         self._doubted: set[Kind] = set()
@@ -128,7 +133,8 @@ class KubeWatch:
 
     async def _relist_loop(self) -> None:
         while True:
-            await self._wait_for_doubt(min(self._relist_s, self._deaf_s) / 2)
+            await self._wait_for_doubt(self._probe_s)
+            await self._probe()
             now_s = time.monotonic()
             for kind in self._store.kinds:
                 age_s = now_s - self._listed_s.get(kind, 0.0)
@@ -136,6 +142,17 @@ class KubeWatch:
                 if age_s >= due_s:
                     await self._list_once(kind)
                 self._check_deaf(kind)
+
+    async def _probe(self) -> None:
+        # A watch that waits for a version which a restored etcd will not reach for hours is silent, not broken.
+        try:
+            version = await self._resources.current_version(self._store.kinds[0])
+        except WorldError:
+            self._probe_failed = True
+            return
+        if self._probe_failed or self._store.is_older(version):
+            self._probe_failed = False
+            self._doubted.update(self._store.kinds)  # deletions of an outage are told to nobody
 
     async def _wait_for_doubt(self, longest_s: float) -> None:
         if self._doubted:
@@ -245,5 +262,9 @@ def _register(
     async def hand_over(event: kopf.RawEvent, **_: Any) -> None:
         if stop.is_set():
             return  # a stopped watch must not speak over its successor
-        deliver = store.watched_deletion if event["type"] == "DELETED" else store.watched
-        main_loop.call_soon_threadsafe(deliver, kind, dict(event["object"]))
+        if event["type"] == "DELETED":
+            main_loop.call_soon_threadsafe(store.watched_deletion, kind, dict(event["object"]))
+            return
+        # No type: kopf has listed, and whatever vanished since it listened last is not told (no DELETED).
+        relisted = event["type"] is None
+        main_loop.call_soon_threadsafe(store.watched, kind, dict(event["object"]), relisted)
