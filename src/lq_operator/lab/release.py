@@ -63,19 +63,19 @@ class Release:
     def install(self, values: Mapping[str, Any] | None = None, *extra: str) -> None:
         """`helm upgrade --install` with these values over the lab's own, and start (again) what it declares.
 
-        The lab's image server has a private address, so the importer is allowed the lab's network. Nothing waits for
-        pods: no kubelet runs them here.
+        The lab's image server has a private address, so the importer is allowed the lab's network. Helm does not
+        wait for pods: no kubelet runs them here.
         """
         lab_values = {"importer": {"allowedPrivateNetworks": ["10.78.0.0/24"]}}
         arguments = ["upgrade", "--install", self.name, str(self._chart or chart_dir()), "--create-namespace"]
         merged = yaml.safe_dump(_merged(lab_values, values or {}))
-        self.helm(*arguments, "--wait=false", "--values", "-", *extra, stdin=merged)
+        self.helm(*arguments, "--values", "-", *extra, stdin=merged)
         self.start()
 
     def uninstall(self) -> None:
         """Stop the processes, then `helm uninstall`. CRDs and custom resources stay, by the chart's keep policy."""
         self.stop()
-        self.helm("uninstall", self.name, "--wait=false")
+        self.helm("uninstall", self.name)
 
     def processes(self) -> list[PodProcess]:
         """From the release's Deployments as the API server has them now, with defaults and what admission changed."""
