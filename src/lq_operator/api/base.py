@@ -64,21 +64,21 @@ LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=_LABEL_KEY
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
 """A label value as Kubernetes writes it; may be empty."""
 
-LabelMap = Annotated[
-    dict[str, LabelValue],
-    Field(
-        max_length=32,
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                {
-                    "rule": f"self.all(key, key.size() <= 317 && key.matches('{_LABEL_KEY}'))",
-                    "message": "every key must be a label key of at most 317 characters, for example example.com/rack",
-                }
-            ]
-        },
-    ),
-]
+_LABEL_KEYS: dict[str, Any] = {
+    "x-kubernetes-validations": [
+        {
+            "rule": f"self.all(key, key.size() <= 317 && key.matches('{_LABEL_KEY}'))",
+            "message": "every key must be a label key of at most 317 characters, for example example.com/rack",
+        }
+    ]
+}
+
+LabelMap = Annotated[dict[str, LabelValue], Field(max_length=32, json_schema_extra=_LABEL_KEYS)]
 """Label key -> value, at most 32."""
+
+MatchLabels = Annotated[dict[str, LabelValue], Field(max_length=16, json_schema_extra=_LABEL_KEYS)]
+"""Label key -> value in a selector, at most 16. Selectors are kept small because objects have many of them: with every
+limit used at once an object must still fit into etcd's 1.5 MiB."""
 
 
 class OwnerReference(ApiModel):
@@ -173,7 +173,7 @@ class LabelSelectorRequirement(ApiModel):
     """Label that is looked at."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
     """In and NotIn compare with values; Exists and DoesNotExist look at the key alone."""
-    values: Annotated[list[LabelValue], Field(max_length=32)] = Field(default_factory=list)
+    values: Annotated[list[LabelValue], Field(max_length=16)] = Field(default_factory=list)
     """For In and NotIn."""
 
     cel: ClassVar[tuple[tuple[str, str], ...]] = (
@@ -187,9 +187,9 @@ class LabelSelectorRequirement(ApiModel):
 class LabelSelector(ApiModel):
     """A label selector, as in metav1: all of matchLabels and all of matchExpressions."""
 
-    match_labels: LabelMap = Field(default_factory=dict)
+    match_labels: MatchLabels = Field(default_factory=dict)
     """Labels that must be there with exactly these values."""
-    match_expressions: Annotated[list[LabelSelectorRequirement], Field(max_length=16)] = Field(default_factory=list)
+    match_expressions: Annotated[list[LabelSelectorRequirement], Field(max_length=8)] = Field(default_factory=list)
     """Terms that must all hold."""
 
     def matches(self, labels: dict[str, str]) -> bool:

@@ -87,7 +87,7 @@ class HypervisorClusterSpec(ApiModel):
     """Bridges of the hosts that VirtualNetworks of type bridge may use."""
     cpu_model: Annotated[str, Field(max_length=64, pattern=r"^[-._a-zA-Z0-9]*$")] = ""
     """Named CPU model for guests. Left out: the best model that all hosts can give, pinned in status when first known."""
-    machine: Annotated[str, Field(max_length=64, pattern=r"^[-._a-zA-Z0-9]+$")] = "q35"
+    machine: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[-._a-zA-Z0-9]+$")] = "q35"
     """Machine type for new VMs; expanded and recorded per VM at its first start."""
     start_policy: Literal["Complete"] = "Complete"
     """When a VM may start: Complete = every member was taken over and listed in this term, or is proved to be off."""

@@ -193,7 +193,6 @@ class HypervisorNodeStatus(Status):
     """Running domains of this installation."""
     foreign_domains: int = 0
     """Domains that are not ours; never touched."""
-    bridges: Annotated[list[Annotated[str, Field(max_length=15)]], Field(max_length=256)] = Field(default_factory=list)
     orphans: Annotated[list[OrphanDomain], Field(max_length=1000)] = Field(default_factory=list)
     tombstones: Annotated[
         list[Tombstone], Field(max_length=1000, json_schema_extra=list_map("namespace", "name", "uid"))

@@ -50,7 +50,7 @@ class CpuSpec(ApiModel):
     """Cores a socket."""
     threads: Annotated[int | None, Field(ge=1, le=8)] = None
     """Threads a core."""
-    model: Annotated[str | None, Field(max_length=64, pattern=r"^[-._a-zA-Z0-9]+$")] = None
+    model: Annotated[str | None, Field(min_length=1, max_length=64, pattern=r"^[-._a-zA-Z0-9]+$")] = None
     """Named CPU model, or host-passthrough (then it cannot move between different hosts). Left out: the cluster's baseline."""
     shares: Annotated[int | None, Field(ge=2, le=262144)] = None
     """Weight against other VMs when CPUs are short. Left out: 1024 per vCPU's default of the host."""
@@ -166,14 +166,16 @@ class CloudInit(ApiModel):
     """The same from a Secret."""
     ssh_authorized_keys: Annotated[
         list[
-            Annotated[str, Field(min_length=16, max_length=8192, pattern=r"^[^\x00-\x1f\x7f-\x9f\x{fffe}\x{ffff}]+$")]
+            Annotated[str, Field(min_length=16, max_length=4096, pattern=r"^[^\x00-\x1f\x7f-\x9f\x{fffe}\x{ffff}]+$")]
         ],
         Field(max_length=64),
     ] = Field(default_factory=list)
     """Public keys for the image's default user."""
     ssh_authorized_keys_secret_ref: SecretKeyRef | None = None
     """One key a line."""
-    hostname: Annotated[str | None, Field(max_length=63, pattern=r"^[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?$")] = None
+    hostname: Annotated[
+        str | None, Field(min_length=1, max_length=63, pattern=r"^[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?$")
+    ] = None
     """Left out: the VM's name."""
 
     cel: ClassVar[tuple[tuple[str, str], ...]] = (
@@ -296,7 +298,7 @@ class VirtualMachineSpec(ApiModel):
     """Immutable. uefi-secure: with secure boot."""
     tpm: bool = False
     """TPM 2.0. Its state stays on the host (condition Restartable tells)."""
-    machine: Annotated[str | None, Field(max_length=64, pattern=r"^[-._a-zA-Z0-9]+$")] = None
+    machine: Annotated[str | None, Field(min_length=1, max_length=64, pattern=r"^[-._a-zA-Z0-9]+$")] = None
     """Machine type. Left out: the cluster's; recorded at the first start."""
     disks: Annotated[list[Disk], Field(max_length=32, json_schema_extra=list_map("name"))] = Field(default_factory=list)
     """At most 32; none is valid too."""
