@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import re
 import threading
 import weakref
 from collections.abc import Callable
@@ -137,6 +138,12 @@ def open_connection(
 
 _REMEDIES = (
     # (part of libvirt's or GnuTLS's text in lower case, what it means and what to do)
+    ("unable to import", "no usable certificate: check ca.crt, tls.crt and tls.key in the credentials Secret"),
+    ("unable to set x509 key", "tls.crt and tls.key do not fit: check both in the credentials Secret"),
+    ("but we need one for", "the wrong kind of certificate: check ca.crt and tls.crt in the credentials Secret"),
+    ("clientcert.pem", "our own certificate is not usable: check tls.crt and ca.crt in the credentials Secret"),
+    ("cacert.pem", "our own CA is not usable: check ca.crt in the credentials Secret"),
+    ("failed to verify peer", "the host's certificate is not signed by ca.crt: put the CA that signed it there"),
     ("hasn't got a known issuer", "the host's certificate is not signed by ca.crt: put the CA that signed it there"),
     ("not trusted", "the host's certificate is not trusted by ca.crt: put the CA that signed it there"),
     ("certificate is not valid", "the host's certificate fails verification: check ca.crt and the host's certificate"),
@@ -160,6 +167,7 @@ _REMEDIES = (
 def explain(endpoint: Endpoint, problem: libvirt.libvirtError) -> WorldError:
     """An error of open() as a sentence: where, what it means and the remedy, libvirt's words last."""
     said = " ".join(text_of(problem).split())
+    said = re.sub(r"\S*/lq-host-[^/\s]*/", "", said)  # a path of this process helps nobody
     lowered = said.lower()
     where = f"{endpoint.host} port {endpoint.port}"
     for part, meaning in _REMEDIES:
