@@ -140,7 +140,10 @@ class Memory:
 class Knowledge:
     """Everything beside the placement that one process knows about one VM, all hosts together, in this term.
 
-    `sightings`: its domains on every host this process owns. `departures`: highest departure note per host record.
+    `sightings`: its domains on every host this process owns, as listed just now. `last_seen`: its domains on hosts
+    that were listed in this term and have fallen silent since, as last listed: "listed in this term" makes the
+    inventory complete only together with what the listing showed. A host drops out of it when it is listed again or
+    when there is evidence, younger than that listing, that it is off. `departures`: highest departure note per record.
     `orphans`: nodes whose status lists it as an orphan. `tombstones`: those for the same namespace and name.
     """
 
@@ -150,6 +153,7 @@ class Knowledge:
     tombstones: tuple[Tombstone, ...] = ()
     orphans: tuple[NodeName, ...] = ()
     memory: Memory = Memory()
+    last_seen: tuple[Sighting, ...] = ()
 
 
 def highest(epochs: Iterable[Epoch | None]) -> Epoch | None:
@@ -167,7 +171,7 @@ def highest_known(placement: Placement | None, knowledge: Knowledge) -> Epoch | 
     return highest(
         (
             known_epoch(placement),
-            *(sighting.epoch for sighting in knowledge.sightings),
+            *(sighting.epoch for sighting in (*knowledge.sightings, *knowledge.last_seen)),
             *knowledge.departures,
             *(tombstone.epoch for tombstone in knowledge.tombstones),
             knowledge.memory.highest,

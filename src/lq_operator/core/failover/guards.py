@@ -156,6 +156,9 @@ def no_sighting(_current: Placement | None, request: Any) -> Refusal | None:
     if knowledge.sightings:
         nodes = ", ".join(sorted(s.node for s in knowledge.sightings))
         return Refusal(Reason.FOUND_ON_HOST, f"a domain of this VM exists on {nodes}: bind it")
+    if knowledge.last_seen:
+        nodes = ", ".join(sorted(s.node for s in knowledge.last_seen))
+        return Refusal(Reason.FOUND_ON_HOST, f"{nodes} had a domain of this VM and is silent since: wait for it")
     return None
 
 
@@ -220,6 +223,28 @@ def seen_nowhere_else(_current: Placement | None, request: Any) -> Refusal | Non
             Reason.FOUND_ELSEWHERE,
             f"a domain of this VM exists on {', '.join(elsewhere)}: it is bound or removed first",
         )
+    return None
+
+
+def not_last_seen_elsewhere(current: Placement | None, request: Any) -> Refusal | None:
+    """A silent host that showed a domain which no release speaks of may still run it.
+
+    Found by the search: etcd restored to an older assignment; the new owner lists the host that runs the guest, loses
+    it, and starts on the assigned one. Epochs up to the released one, and below the committed one, are history.
+    """
+    assert current is not None
+    knowledge: Knowledge = request.knowledge
+    for seen in knowledge.last_seen:
+        if seen.host_uuid == request.view.host_uuid:
+            continue
+        released = known_epoch(current)
+        settled = seen.epoch is not None and released is not None and seen.epoch <= released
+        if not settled or seen.epoch == current.epoch:
+            return Refusal(
+                Reason.FOUND_ELSEWHERE,
+                f"{seen.node} had a domain of this VM with epoch {seen.epoch} and is silent since: wait for it, or for "
+                "evidence that it is off",
+            )
     return None
 
 

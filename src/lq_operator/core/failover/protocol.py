@@ -256,6 +256,7 @@ TABLE: Mapping[type, Row] = MappingProxyType(
                 g.on_the_placed_host,
                 g.not_running_here,
                 g.seen_nowhere_else,
+                g.not_last_seen_elsewhere,
                 g.inventory_complete,
                 g.epoch_of_my_term,
                 g.epoch_is_new,

@@ -1,0 +1,246 @@
+"""The bridge: compact model values into the project's own pure functions, and back. Answers are remembered.
+
+The model decides nothing about placements by itself: every patch is what `protocol.transition` says, inventories are
+judged by `inventory.judge_inventory`, statements by `evidence.judge_attestation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lq_operator.core.failover import evidence as ev
+from lq_operator.core.failover import inventory as inv
+from lq_operator.core.failover import protocol as pr
+from lq_operator.core.failover.facts import Role
+from lq_operator.core.failover.record import HostRecord, Member, gate_name, parse_gate
+from lq_operator.core.model import BootNonce, Epoch, Evidence, EvidenceKind, HostUUID, NodeName, Phase, Placement
+
+NODES = (NodeName("h0"), NodeName("h1"))
+UUIDS = (HostUUID("00000000-0000-0000-0000-000000000000"), HostUUID("11111111-1111-1111-1111-111111111111"))
+MEMBERS = tuple(Member(node, uuid) for node, uuid in zip(NODES, UUIDS, strict=True))
+PHASES = (Phase.RELEASED, Phase.ASSIGNED, Phase.COMMITTED, Phase.MOVING)
+ROLES = {"vm": Role.VM_CONTROLLER, "sched": Role.SCHEDULER, "mig": Role.MIGRATION_CONTROLLER, "ha": Role.HA_CONTROLLER}
+
+
+def gate_text(gate: Any) -> BootNonce | None:
+    return None if gate is None else gate_name(gate[0], f"m{gate[2]}", gate[1])
+
+
+def _gate(text: str | None) -> Any:
+    if text is None:
+        return None
+    gate = parse_gate(text)
+    assert gate is not None
+    return gate.term, gate.take, int(gate.token[1:])
+
+
+def epoch_of(epoch: Any) -> Epoch | None:
+    return None if epoch is None else Epoch(*epoch)
+
+
+def _pair(epoch: Epoch | None) -> Any:
+    return None if epoch is None else (epoch.term, epoch.n)
+
+
+def placement_of(p: Any) -> Placement | None:
+    if p is None:
+        return None
+    phase, node, boot, epoch, released, target, target_boot, wid = p
+    return Placement(
+        PHASES[phase],
+        str(wid),
+        "",
+        NODES[node] if node >= 0 else None,
+        UUIDS[node] if node >= 0 else None,
+        gate_text(boot),
+        epoch_of(epoch),
+        epoch_of(released),
+        NODES[target] if target >= 0 else None,
+        UUIDS[target] if target >= 0 else None,
+        gate_text(target_boot),
+    )
+
+
+def _compact(p: Placement, wid: int) -> Any:
+    return (
+        PHASES.index(p.phase),
+        NODES.index(p.node) if p.node else -1,
+        _gate(p.boot),
+        _pair(p.epoch),
+        _pair(p.released_epoch),
+        NODES.index(p.target) if p.target else -1,
+        _gate(p.target_boot),
+        wid,
+    )
+
+
+class Rules:
+    """One rule book: the table, perhaps with guards taken away, and the answers it has given so far.
+
+    `off`: names of things taken away that are no guard of the table (see `OFF`). `remembers`, `attests`: whether the
+    family needs what a process remembers (the API server may go back) and which boot a node's status shows; left
+    out where it decides nothing, so that states that differ in nothing else are one. `concurrent`: takeovers also
+    happen while a reconcile is under way.
+    """
+
+    def __init__(self, *removed: str, remembers: bool = True, attests: bool = True, concurrent: bool = False) -> None:
+        self.remembers = remembers
+        self.attests = attests
+        self.concurrent = concurrent
+        guards = [name for name in removed if name not in OFF]
+        self.table: Mapping[type, pr.Row] = pr.without(*guards) if guards else pr.TABLE
+        self.off = frozenset(name for name in removed if name in OFF)
+        self.removed = frozenset(removed)
+        self.forgetful = "memory_agrees" in self.removed
+        self._answers: dict[Any, Any] = {}
+
+    def ask(self, current: Any, kind: str, args: tuple[Any, ...]) -> Any:
+        """The next placement with write id 0, or None when it is refused."""
+        key = (current, kind, args)
+        if key in self._answers:
+            return self._answers[key]
+        answer = pr.transition(placement_of(current), self._request(current, kind, args), self.table)
+        result = None if isinstance(answer, pr.Refusal) else _compact(answer, 0)
+        if result is not None:
+            before, after = pr.known_epoch(placement_of(current)), pr.known_epoch(answer)  # type: ignore[arg-type]
+            assert before is None or (after is not None and after >= before), f"epoch went back: {current} -> {result}"
+        self._answers[key] = result
+        return result
+
+    def _request(self, current: Any, kind: str, args: tuple[Any, ...]) -> Any:
+        stamp = pr.Stamp("0", "")
+        if kind == "assign":
+            (host,) = args
+            return pr.Assign(pr.Actor(ROLES["sched"], 0), stamp, NODES[host], UUIDS[host], True, True)
+        if kind == "release":
+            role, term, memory, proofs = args
+            return pr.Release(pr.Actor(ROLES[role], term), stamp, _memory(memory), self._proofs(current, term, proofs))
+        term, knowledge, rest = args
+        vm, mig = pr.Actor(ROLES["vm"], term), pr.Actor(ROLES["mig"], term)
+        know = self._knowledge(term, knowledge)
+        match kind:
+            case "register":
+                return pr.Register(vm, stamp, know)
+            case "bind":
+                return pr.Bind(vm, stamp, know, self._view(term, rest))
+            case "displace":
+                view, proofs = rest
+                return pr.Displace(vm, stamp, know, self._view(term, view), self._proofs(current, term, proofs))
+            case "commit":
+                view, epoch = rest
+                return pr.Commit(vm, stamp, know, self._view(term, view), Epoch(*epoch))
+            case "begin":
+                source, target = rest
+                return pr.BeginMove(
+                    mig, stamp, know.memory, self._view(term, source), self._view(term, target), "ticket", True
+                )
+            case "end":
+                end, source, target, proofs, deleted, epoch = rest
+                return pr.EndMove(
+                    mig,
+                    stamp,
+                    know,
+                    pr.MoveEnd(end),
+                    self._view(term, source),
+                    self._view(term, target),
+                    self._proofs(current, term, proofs),
+                    deleted,
+                    Epoch(*epoch),
+                )
+        raise AssertionError(kind)
+
+    def _view(self, term: int, view: Any) -> Any:
+        """(host, gate, held, domain, departed, listed_at)"""
+        if view is None:
+            return None
+        host, gate, held, _domain, departed, at = view
+        held = held or "gate after listing" in self.off
+        return pr.HostView(
+            NODES[host],
+            UUIDS[host],
+            gate_text(gate),
+            term,
+            held,
+            _sighting(view),
+            epoch_of(departed),
+            at,  # type: ignore[arg-type]
+        )
+
+    def _knowledge(self, term: int, knowledge: Any) -> pr.Knowledge:
+        complete, views, tombs, memory, silent = knowledge
+        sightings = tuple(s for s in (_sighting(view) for view in views if view is not None) if s is not None)
+        departures = tuple(Epoch(*view[4]) for view in views if view is not None and view[4] is not None)
+        stones = tuple(pr.Tombstone(NODES[h], "ns", "vm", "old", epoch_of(e)) for h, e in tombs)
+        judged = inv.Complete(term) if complete else inv.Incomplete(term, ())
+        seen = tuple(s for s in (_sighting(view) for view in silent) if s is not None)
+        return pr.Knowledge(judged, sightings, departures, stones, (), _memory(memory), seen)
+
+    def _proofs(self, current: Any, term: int, proofs: Any) -> tuple[pr.Proof, ...]:
+        """Each (host, 'absent', view) | (host, 'bmc', boot) | (host, 'human', boot) | (host, 'silence', boot)."""
+        placement = placement_of(current)
+        assert placement is not None
+        made = []
+        for host, kind, what in proofs:
+            if kind == "absent":
+                made.append(ev.absence_proof(self._view(term, what), placement))
+            else:
+                named = EvidenceKind.HUMAN_ATTESTED if kind == "human" else EvidenceKind.BMC_CONFIRMED_OFF
+                made.append(ev.off_proof(named, UUIDS[host], gate_text(what), placement))  # type: ignore[arg-type]
+        return tuple(made)
+
+    # ------------------------------------------------------------ inventory and statements
+
+    def complete(self, term: int, nodes: int, listed: tuple[int, int], off: tuple[Any, Any]) -> bool:
+        """inventory.judge_inventory over node objects, members named by the records listed, and evidence."""
+        key = ("inventory", term, nodes, listed, off)
+        if key not in self._answers:
+            named = {NODES[h]: UUIDS[h] for h in (0, 1) if nodes >> h & 1}
+            entries = []
+            for h in (0, 1):
+                if listed[h] >= 0:
+                    mask = 0 if "members from records" in self.off else listed[h]
+                    joined = {MEMBERS[m]: Epoch(0, 0) for m in (0, 1) if mask >> m & 1}
+                    entries.append(inv.Listed(UUIDS[h], term, HostRecord(joined=joined)))
+            gone = [
+                inv.Off(Evidence(EvidenceKind.BMC_CONFIRMED_OFF, UUIDS[h]), term) for h in (0, 1) if off[h] is not None
+            ]
+            self._answers[key] = isinstance(inv.judge_inventory(term, named, entries, gone), inv.Complete)
+        return bool(self._answers[key])
+
+    def attested(self, host: int, attested: Any, last_boot: Any, term: int) -> bool:
+        """evidence.judge_attestation, for a host that does not answer."""
+        if attested is None:
+            return False
+        key = ("attested", host, attested, last_boot, term)
+        if key not in self._answers:
+            gate, accepted = attested
+            if "attestation per term" in self.off:
+                accepted = 0
+            statement = ev.Attestation("a", NODES[host], UUIDS[host], gate_text(gate) or BootNonce("-"), "me", accepted)
+            contact = ev.HostContact(NODES[host], UUIDS[host], gate_text(last_boot), False)
+            self._answers[key] = isinstance(ev.judge_attestation(statement, contact, term), ev.Accepted)
+        return bool(self._answers[key])
+
+
+OFF = frozenset(
+    {
+        "tested patches", "commit first", "gate", "list gates after mine", "members from records", "undefine on stop",
+        "epoch per start", "gate after listing", "unique gate", "renewal", "read back", "look at every host",
+        "inventory per term", "ticket", "silence is no evidence", "attestation per term", "void on contact",
+        "term in record", "departure notes", "note before listing",
+    }
+)  # fmt: skip
+"""What can be taken away beside the guards of the table: the host's part and the process's part of the protocol."""
+
+
+def _memory(memory: Any) -> pr.Memory:
+    latest, superseded, high = memory
+    return pr.Memory(str(latest) if latest else "", frozenset(map(str, superseded)), epoch_of(high))
+
+
+def _sighting(view: Any) -> pr.Sighting | None:
+    host, gate, _held, domain, _departed, _at = view
+    if domain is None:
+        return None
+    return pr.Sighting(NODES[host], UUIDS[host], gate_text(gate), domain[1] > 0, epoch_of(domain[0]))  # type: ignore[arg-type]

@@ -1,0 +1,182 @@
+"""The world of the ownership model: API server, two hosts, two processes, HA, one VM. All of it is one nested tuple.
+
+Compact on purpose: a search visits hundreds of thousands of these. The words:
+
+  epoch      (term, n) or None
+  gate       (term, take, maker); maker = process and its incarnation, so that no gate is ever made twice
+  placement  (phase, node, boot, epoch, released, target, target_boot, wid) or None; phase 0 Released 1 Assigned
+             2 Committed 3 Moving; node and target are host numbers, -1 = none; wid = write id, renamed freely
+  api        (placement, uid, lease, attested, boots, nodes, tombs); lease (term, maker); attested: per host None or
+             (gate, accepted term); boots: last gate per host; nodes: bit mask of HypervisorNodes; tombs: ((host, epoch)...)
+  host       (up, cut, boot, gates, record_term, record_members, departed, domain, ticket)
+             domain None or (epoch, state, gate it requires); state 0 shut off 1 runs 2 coming in
+  process    (inc, term, floor, own, listed, off, take, n, pc, loc, memory)
+             own: per host None or (gate, boot, stage), stage 4 = taken over; listed: per host None or (members its
+             record named, domain last seen there), from listings in this term; off: per host evidence in this term; memory (uid, latest wid,
+             superseded wids, highest epoch)
+  move       None or (source, target, ticket, target gate, stage): a migrate call that libvirtd has not finished
+  ha         None or (placement, uid, evidence per host)
+  left       how much of every fault is left, by the order of FAULTS
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+State = tuple[Any, ...]
+
+# fields of a state
+API, SNAP, HOSTS, PROCS, MOVE, HA, LEFT = range(7)
+# fields of the API
+A_PLACEMENT, A_UID, A_LEASE, A_ATTESTED, A_BOOTS, A_NODES, A_TOMBS = range(7)
+# fields of a host
+H_UP, H_CUT, H_BOOT, H_GATES, H_TERM, H_MEMBERS, H_DEPARTED, H_DOMAIN, H_TICKET = range(9)
+# fields of a process
+P_INC, P_TERM, P_FLOOR, P_OWN, P_LISTED, P_OFF, P_TAKE, P_N, P_PC, P_LOC, P_MEM = range(11)
+# phases
+RELEASED, ASSIGNED, COMMITTED, MOVING = range(4)
+# domain states
+SHUT, RUNS, INCOMING = range(3)
+
+FAULTS = (
+    "crash",
+    "usurp",
+    "reboot",
+    "poweroff",
+    "cut",
+    "restore",
+    "wipe",
+    "attest",
+    "move",
+    "delete",
+    "stop",
+    "start",
+    "reassign",
+)
+"""Budgets of a search: how often each may happen. From `move` on they are wishes, the rest are faults."""
+
+NO_MEMORY = (0, 0, frozenset(), None)
+FRESH_PROCESS = (0, 0, (None, None), (None, None), (None, None), 0, 0, 0, (), NO_MEMORY)
+
+
+def put(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
+    """`values` with one field changed."""
+    return (*values[:index], value, *values[index + 1 :])
+
+
+def set_host(state: State, h: int, **changes: Any) -> State:
+    """`state` with fields of one host changed (names of the H_ constants, lower case)."""
+    host = list(state[HOSTS][h])
+    for name, value in changes.items():
+        host[_HOST_FIELDS[name]] = value
+    return put(state, HOSTS, put(state[HOSTS], h, tuple(host)))
+
+
+def set_process(state: State, p: int, **changes: Any) -> State:
+    """`state` with fields of one process changed."""
+    process = list(state[PROCS][p])
+    for name, value in changes.items():
+        process[_PROCESS_FIELDS[name]] = value
+    return put(state, PROCS, put(state[PROCS], p, tuple(process)))
+
+
+def set_api(state: State, **changes: Any) -> State:
+    """`state` with fields of the API server changed."""
+    api = list(state[API])
+    for name, value in changes.items():
+        api[_API_FIELDS[name]] = value
+    return put(state, API, tuple(api))
+
+
+_HOST_FIELDS = {
+    "up": H_UP, "cut": H_CUT, "boot": H_BOOT, "gates": H_GATES, "term": H_TERM, "members": H_MEMBERS,
+    "departed": H_DEPARTED, "domain": H_DOMAIN, "ticket": H_TICKET,
+}  # fmt: skip
+_PROCESS_FIELDS = {
+    "inc": P_INC, "term": P_TERM, "floor": P_FLOOR, "own": P_OWN, "listed": P_LISTED, "off": P_OFF, "take": P_TAKE,
+    "n": P_N, "pc": P_PC, "loc": P_LOC, "mem": P_MEM,
+}  # fmt: skip
+_API_FIELDS = {
+    "placement": A_PLACEMENT, "uid": A_UID, "lease": A_LEASE, "attested": A_ATTESTED, "boots": A_BOOTS,
+    "nodes": A_NODES, "tombs": A_TOMBS,
+}  # fmt: skip
+
+
+def initial(kind: str, budgets: Mapping[str, int]) -> State:
+    """`running`: committed and running on host 0 under process 0, which owns both hosts in term 1.
+    `fresh`: the same without a placement or domain. `stopped`: released after epoch 1-1 ran on host 0."""
+    left = tuple(budgets.get(fault, 0) for fault in FAULTS)
+    g0, g1 = (1, 1, 0), (1, 2, 0)
+    ran = kind != "fresh"
+    placement: Any = None
+    domain: Any = None
+    departed: Any = None
+    if kind == "running":
+        placement, domain = (COMMITTED, 0, g0, (1, 1), None, -1, None, 1), ((1, 1), RUNS, g0)
+    if kind == "stopped":
+        placement, departed = (RELEASED, -1, None, None, (1, 1), -1, None, 1), (1, 1)
+    boots = (g0, g1) if budgets.get("attest", 0) or budgets.get("restore", 0) else (None, None)
+    api = (placement, 1, (1, 0), (None, None), boots, 3, ())
+    hosts = (
+        (1, 0, 1, (g0,), 1, 3, departed, domain, None),
+        (1, 0, 1, (g1,), 1, 3, None, None, None),
+    )
+    remembers = budgets.get("restore", 0) > 0
+    memory = (1, 1, frozenset(), (1, 1)) if ran and remembers else NO_MEMORY
+    first = (
+        0,
+        1,
+        0,
+        ((g0, 1, 4), (g1, 1, 4)),
+        ((3, domain), (3, None)),
+        (None, None),
+        2,
+        1 if ran else 0,
+        0,
+        (),
+        memory,
+    )
+    return (api, None, hosts, (first, (0, *FRESH_PROCESS)), None, None, left)
+
+
+def running(state: State) -> int:
+    """How many guests of the one identity execute."""
+    return sum(1 for host in state[HOSTS] if host[H_DOMAIN] is not None and host[H_DOMAIN][1] == RUNS)
+
+
+def budget(state: State, fault: str) -> State | None:
+    """`state` with one of `fault` used up, None when none is left."""
+    index = FAULTS.index(fault)
+    left = state[LEFT]
+    if left[index] <= 0:
+        return None
+    return put(state, LEFT, put(left, index, left[index] - 1))
+
+
+def live_wids(state: State) -> set[int]:
+    """Write ids that something can still compare with."""
+    wids = set()
+    for placement in (
+        state[API][A_PLACEMENT],
+        state[SNAP][A_PLACEMENT] if state[SNAP] else None,
+        state[HA][0] if state[HA] else None,
+        *(process[P_LOC][0] for process in state[PROCS] if process[P_LOC]),
+    ):
+        if placement is not None:
+            wids.add(placement[-1])
+    return wids
+
+
+def with_new_wid(state: State) -> tuple[State, int]:
+    """A write id that nothing knows: never one that came before. Forgets ids that nothing can show any more."""
+    live = live_wids(state)
+    for p, process in enumerate(state[PROCS]):
+        uid, latest, superseded, high = process[P_MEM]
+        if superseded - live:
+            state = set_process(state, p, mem=(uid, latest, superseded & live, high))
+    latest_known = {process[P_MEM][1] for process in state[PROCS]}
+    wid = 1
+    while wid in live or wid in latest_known:
+        wid += 1
+    return state, wid
