@@ -49,6 +49,7 @@ class OwnedHost:
     listed_at: int = 0
     gate_held: bool = True
     state_dir: str = ""
+    silent: bool = False
     _decoded: HostRecord | None = None
 
     @property
@@ -88,6 +89,7 @@ class HostBook:
         self.installation = installation
         self._hosts: dict[NodeName, OwnedHost] = {}
         self._off: set[BootNonce] = set()
+        self._gates: dict[NodeName, set[str]] = {}
         self._listings = 0
         self.version = 0
         self._changed: list[Callable[[Identity], None]] = []
@@ -118,9 +120,10 @@ class HostBook:
 
     def lost(self, node: NodeName) -> None:
         """It cannot be seen any more: its VMs are told. What it showed last is kept and still forbids starts elsewhere."""
-        self.version += 1
         entry = self._hosts.get(node)
-        if entry is not None:
+        if entry is not None and not entry.silent:
+            entry.silent = True
+            self.version += 1
             self._tell(entry.domains, {})
 
     def drop(self, node: NodeName) -> None:
@@ -227,6 +230,14 @@ class HostBook:
     def listed(self) -> list[Listed]:
         """For judging the inventory: a host that went silent after its listing has still been listed."""
         return [Listed(entry.uuid, entry.term, entry.record) for entry in self._hosts.values()]
+
+    def former_gates(self, node: NodeName) -> set[str]:
+        """Gates that this process has made on this host: its own, and not those of a rival of the same term."""
+        return self._gates.setdefault(node, set())
+
+    def remember_gate(self, node: NodeName, gate: str) -> None:
+        """Before it is created, so that it is ours also when the answer was lost."""
+        self.former_gates(node).add(gate)
 
     def next_listing(self) -> int:
         """Orders a listing that the caller makes itself (a takeover)."""

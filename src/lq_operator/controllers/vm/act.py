@@ -40,8 +40,11 @@ from lq_operator.core.failover.facts import Tombstone
 from lq_operator.core.failover.patch import placement_patch
 from lq_operator.core.failover.record import departure_name
 from lq_operator.core.model import Epoch, Identity, NodeName
-from lq_operator.core.result import Conflict, NotFound, Transient
+from lq_operator.core.result import Conflict, NotFound, OutcomeUnknown, Rejected, Transient
 from lq_operator.ports import Resources, Store
+from lq_operator.telemetry.logging import get_logger
+
+log = get_logger(__name__)
 
 MANAGER = "lq-vm"
 
@@ -105,7 +108,7 @@ class Actor:
                 epoch = entry.domains[name].epoch if name in entry.domains else None
                 memory.asked = (*(memory.asked if memory.asked_epoch == epoch else ()), mode)
                 memory.asked_epoch = epoch
-                await entry.host.shutdown(name, mode=mode)
+                await self._ask(entry, name, mode)
             case CutOff(node, epoch):
                 entry = self._entry(node)
                 await self._same_run(entry, name, epoch)
@@ -121,7 +124,7 @@ class Actor:
                 await self._same_run(entry, name, epoch)
                 assert epoch is not None
                 await entry.host.save(name, f"{await self.starter.state_dir(entry)}/{suspend_file(identity, epoch)}")
-                memory.saved = epoch
+                memory.saved_on = node
             case ResetGuest(node, operation_uid):
                 entry = self._entry(node)
                 await entry.host.reset(name)
@@ -133,6 +136,13 @@ class Actor:
             case _:
                 raise AssertionError(f"not an action on a host: {action}")
         await self.book.refresh(entry, name)
+
+    async def _ask(self, entry: OwnedHost, name: str, mode: str) -> None:
+        """A guest that cannot be asked is cut off at its deadline: no reason to end the pass here."""
+        try:
+            await entry.host.shutdown(name, mode=mode)
+        except (Transient, Rejected, Conflict, OutcomeUnknown) as error:
+            log.info("the guest could not be asked to stop", node=entry.node, mode=mode, reason=str(error)[:300])
 
     async def _same_run(self, entry: OwnedHost, name: str, epoch: Epoch | None) -> None:
         """What is to be cut off is still the run that was decided about."""

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.controllers.runtime.errors import Requeue
+from lq_operator.controllers.runtime.placements import placement_of
 from lq_operator.controllers.runtime.refs import Namespaces, Refs
 from lq_operator.controllers.vm.act import Actor
 from lq_operator.controllers.vm.children import Children, ensure_children
 from lq_operator.controllers.vm.memory import Memories, VmMemory
-from lq_operator.controllers.vm.observe import Observer, placement_of
+from lq_operator.controllers.vm.observe import Observer
 from lq_operator.controllers.vm.prepare import Prepared, prepare
 from lq_operator.controllers.vm.report import Reporter
 from lq_operator.convert.domain import spec_hash
 from lq_operator.convert.power import should_run
-from lq_operator.core.actions import AskStop, StartGuest
+from lq_operator.core.actions import AskStop, RemoveFinalizer, StartGuest
 from lq_operator.core.lifecycle.decide import decide
 from lq_operator.core.lifecycle.operations import Effect
-from lq_operator.core.lifecycle.world import Decision, VmWorld
+from lq_operator.core.lifecycle.world import Decision, Standing, VmWorld
 from lq_operator.core.model import HardwareAbi, Identity, Phase
 from lq_operator.core.result import NotFound, Transient
 from lq_operator.ports import Resources, Store
+
+FIRST_WORD_S = 2.0
+"""A new VM that is not running by then says what it waits for."""
 
 MAX_ROUNDS = 12
 """Steps of one pass; the longest lawful chain (bind, stop, depart, release, sweep) needs seven."""
@@ -70,11 +74,12 @@ class VmController:
     async def _rounds(
         self, vm: VirtualMachine, identity: Identity, memory: VmMemory, effect: Effect, refs: Refs
     ) -> Requeue | None:
-        fresh, hardware = False, None
+        fresh, hardware, automatic = False, None, False
         for _ in range(MAX_ROUNDS):
             prepared = await self._prepare(vm, identity, refs)
             world = self.observer.world(vm, memory, prepared, effect, fresh=fresh)
             decision = decide(world)
+            automatic = automatic or decision.counts_restart
             if decision.actions and not fresh and await self._list_placed(world):
                 fresh = True
                 continue
@@ -86,18 +91,34 @@ class VmController:
                 vm = self.store.get(VirtualMachine, vm.metadata.namespace, vm.metadata.name) or vm
             for action in decision.actions:
                 vm = await self.actor.act(action, vm, identity, memory, prepared)
+                if isinstance(action, RemoveFinalizer):
+                    self.memories.forget(vm.metadata.uid)
+                    return None
                 if isinstance(action, StartGuest):
                     hardware = await self._hardware(vm, identity, world)
                     memory.started_hash = spec_hash(vm, prepared.size) if prepared.size else ""
+                    memory.saved_on = ""
             if _must_be_told(decision):
                 await self.reporter.report(vm, world, decision, effect, prepared, memory, hardware)
                 return Requeue.after(decision.requeue_s or 0.0)
         else:
             raise Transient(f"{identity.key}: still not settled after {MAX_ROUNDS} steps")
+        if (hold_s := self._hold_s(vm, decision, memory)) > 0:
+            return Requeue.after(hold_s)
+        decision = replace(decision, counts_restart=automatic)
         await self.reporter.report(vm, world, decision, effect, prepared, memory, hardware)
         if decision.give_up:
             return Requeue.now()
         return Requeue.after(decision.requeue_s) if decision.requeue_s is not None else None
+
+    def _hold_s(self, vm: VirtualMachine, decision: Decision, memory: VmMemory) -> float:
+        """Seconds to hold back a first status that would only say "on the way": a quick start is then one write."""
+        if decision.standing is not Standing.WORKING or vm.status.conditions or decision.give_up or vm.deleting:
+            return 0.0
+        now_s = self.observer.clock.mono_s()
+        if memory.first_seen_s is None:
+            memory.first_seen_s = now_s
+        return memory.first_seen_s + FIRST_WORD_S - now_s
 
     async def _prepare(self, vm: VirtualMachine, identity: Identity, refs: Refs) -> Prepared:
         placement = placement_of(vm)

@@ -22,7 +22,8 @@ class VmMemory:
     start_failures: int = 0
     start_error: str = ""
     retry_at_s: float = 0.0
-    saved: Epoch | None = None
+    saved_on: str = ""
+    first_seen_s: float | None = None
     started_hash: str = ""
     resets_begun: set[str] = field(default_factory=set)
     resets_done: set[str] = field(default_factory=set)

@@ -12,27 +12,16 @@ from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.controllers.runtime.guestbook import GuestBook
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.inventory import Inventory
+from lq_operator.controllers.runtime.placements import epoch_of, placement_of
 from lq_operator.controllers.vm.memory import VmMemory
 from lq_operator.controllers.vm.prepare import Prepared
 from lq_operator.convert.power import declared_of, wanted_of
 from lq_operator.core.failover.facts import Actor, Knowledge, Role, Tombstone
-from lq_operator.core.failover.patch import placement_from_dict
 from lq_operator.core.lifecycle.operations import Effect, Operation, Outcome, Shown, judge_operations
 from lq_operator.core.lifecycle.power import RestartPolicy, Verb
 from lq_operator.core.lifecycle.world import Lack, PlacedHost, Run, VmWorld, Wish
-from lq_operator.core.model import Epoch, Identity, NodeName, Placement
+from lq_operator.core.model import Identity, NodeName, Placement
 from lq_operator.ports import Clock, Store
-
-
-def placement_of(vm: VirtualMachine) -> Placement | None:
-    """status.placement as the core knows it."""
-    status = vm.status.placement
-    return placement_from_dict(status.model_dump(by_alias=True)) if status is not None else None
-
-
-def epoch_of(text: str) -> Epoch | None:
-    """An epoch from status, None for ''."""
-    return Epoch.parse(text) if text else None
 
 
 def seconds_until(stamp: str, now: str) -> float | None:
@@ -175,7 +164,7 @@ class Observer:
             asked=memory.asked if memory.asked_epoch == epoch else (),
             restart_left_s=seconds_until(power.next_restart, now),
             agent=said is not None and said.facts is not None,
-            suspended=power.state == "Suspended",
+            suspended=power.state == "Suspended" or bool(memory.saved_on),
         )
 
     def _failed_start(self, memory: VmMemory) -> tuple[Lack, ...]:
@@ -188,6 +177,7 @@ class Observer:
 def _wish(vm: VirtualMachine, effect: Effect) -> Wish:
     return Wish(
         power=effect.wanted or wanted_of(vm),
+        declared=declared_of(vm),
         policy=RestartPolicy(vm.spec.restart_policy),
         force=effect.force or vm.spec.shutdown.grace_period_seconds == 0,
         restart_of=effect.restart_of,

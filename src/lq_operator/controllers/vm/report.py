@@ -16,10 +16,11 @@ from lq_operator.api.vm import (
 from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.controllers.runtime.conditions import Progress, dump_conditions, only, set_progress
 from lq_operator.controllers.runtime.guestbook import GuestBook, GuestSaid
+from lq_operator.controllers.runtime.placements import epoch_of
 from lq_operator.controllers.runtime.refs import disk_volumes
 from lq_operator.controllers.runtime.status import report_status
 from lq_operator.controllers.vm.memory import VmMemory
-from lq_operator.controllers.vm.observe import after_seconds, epoch_of
+from lq_operator.controllers.vm.observe import after_seconds, seconds_until
 from lq_operator.controllers.vm.prepare import Prepared
 from lq_operator.convert.domain import hardware_status, spec_hash
 from lq_operator.convert.power import declared_of
@@ -31,6 +32,8 @@ from lq_operator.ports import Clock, Events, Resources, Store
 
 MANAGER = "lq-vm"
 OPERATION_MANAGER = "lq-vmop"
+STABLE_S = 600.0
+"""After this long a guest's restarts are counted from zero again, as Kubernetes does with its back-off."""
 MY_CONDITIONS = ("Ready", "Reconciling", "Stalled")
 
 _PROGRESS = {
@@ -63,7 +66,7 @@ class Reporter:
     ) -> None:
         """Say where the VM stands. Silent for an object that is gone."""
         now = self.clock.now_rfc3339()
-        power = _power(vm, world, decision, effect, now)
+        power = _power(vm, world, decision, effect, now, memory, prepared)
         said = self.guests.get(world.identity, epoch_of(power.epoch))
         running = power.state in ("Running", "Paused")
         guest, addresses = _guest(vm, said, running)
@@ -160,7 +163,15 @@ def _dump(model: Any) -> dict[str, Any]:
     return dumped
 
 
-def _power(vm: VirtualMachine, world: VmWorld, decision: Decision, effect: Effect, now: str) -> PowerStatus:
+def _power(
+    vm: VirtualMachine,
+    world: VmWorld,
+    decision: Decision,
+    effect: Effect,
+    now: str,
+    memory: VmMemory,
+    prepared: Prepared,
+) -> PowerStatus:
     before = vm.status.power
     declared = declared_of(vm)
     wanted = "Stopped" if decision.give_up else world.wish.power.value
@@ -172,18 +183,18 @@ def _power(vm: VirtualMachine, world: VmWorld, decision: Decision, effect: Effec
         deadline = after_seconds(now, vm.spec.shutdown.grace_period_seconds)
     by_wish = decision.state == "Running" and effect.wanted is not None
     return PowerStatus(
-        state=decision.state,  # type: ignore[arg-type]
+        state=decision.state,
         reason=decision.reason,
         since=now if decision.state != before.state else before.since,
-        wanted=wanted,  # type: ignore[arg-type]
+        wanted=wanted,
         declared=declared.value if declared else "",
         stop_deadline=deadline,
         started_at=now if new_run and decision.state in ("Running", "Paused") else before.started_at,
-        restarts=_restarts(before, decision, by_wish=by_wish),
+        restarts=_restarts(before, decision, by_wish=by_wish, stable=_stable(before, decision, now)),
         next_restart=_next_restart(before, decision, now),
         epoch=str(epoch) if epoch else "",
         last_operation=effect.operation_uid or before.last_operation,
-        state_node=_state_node(world, before, decision),
+        state_node=_state_node(before, decision, memory, prepared),
     )
 
 
@@ -193,10 +204,16 @@ def _next_restart(before: PowerStatus, decision: Decision, now: str) -> str:
     return before.next_restart or after_seconds(now, decision.restart_in_s)
 
 
-def _restarts(before: PowerStatus, decision: Decision, *, by_wish: bool) -> int:
-    if by_wish or decision.state in ("Suspended",) or decision.reason == "Stopped":
+def _restarts(before: PowerStatus, decision: Decision, *, by_wish: bool, stable: bool) -> int:
+    if by_wish or decision.state == "Suspended" or decision.reason == "Stopped" or stable:
         return 0
     return before.restarts + 1 if decision.counts_restart else before.restarts
+
+
+def _stable(before: PowerStatus, decision: Decision, now: str) -> bool:
+    """It has run long enough for its next end to be a new story."""
+    ran_s = -(seconds_until(before.started_at, now) or 0.0)
+    return decision.state == "Running" and before.state == "Running" and ran_s > STABLE_S
 
 
 def _running_epoch(world: VmWorld) -> Epoch | None:
@@ -204,12 +221,11 @@ def _running_epoch(world: VmWorld) -> Epoch | None:
     return domain.epoch if domain is not None and domain.state.runs else None
 
 
-def _state_node(world: VmWorld, before: PowerStatus, decision: Decision) -> str:
-    if decision.state == "Running":
+def _state_node(before: PowerStatus, decision: Decision, memory: VmMemory, prepared: Prepared) -> str:
+    """The host that keeps the suspend image, where other hosts cannot read it."""
+    if decision.state == "Running" or prepared.cluster is None or prepared.cluster.spec.state_pool.access == "Shared":
         return ""
-    if decision.reason == "Suspending" and world.placement is not None:
-        return world.placement.node or ""
-    return before.state_node
+    return memory.saved_on or before.state_node
 
 
 def _effective(vm: VirtualMachine, prepared: Prepared, running: bool, memory: VmMemory) -> EffectiveStatus:

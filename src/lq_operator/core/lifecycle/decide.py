@@ -134,7 +134,10 @@ def _released(world: VmWorld) -> Decision:
 
 
 def _rests(world: VmWorld) -> Decision:
-    """Stopped or suspended, as declared."""
+    """Stopped or suspended, as declared; or stopped because the restart policy gave up."""
+    if world.wish.declared in (Power.RUNNING, Power.PAUSED):
+        message = "the guest ended and restartPolicy lets it rest: create a Start operation, or change spec.powerState"
+        return Decision("Stopped", Standing.STALLED, "GuestEnded", message)
     if world.run.suspended:
         if world.wish.power is Power.SUSPENDED:
             return Decision("Suspended", Standing.READY, "Suspended", "its memory lies in the state pool")

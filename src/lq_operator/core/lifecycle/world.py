@@ -32,6 +32,7 @@ class Wish:
     to be replaced by a new one. `reset`: uid of a reset that has not been done yet."""
 
     power: Power = Power.RUNNING
+    declared: Power | None = None
     policy: RestartPolicy = RestartPolicy.ALWAYS
     force: bool = False
     restart_of: Epoch | None = None

@@ -1,0 +1,73 @@
+"""Asks guest agents who they are, apart from the VM controller: a silent agent may cost seconds, a VM's pass must not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lq_operator.api.vm import VirtualMachine
+from lq_operator.controllers.runtime.errors import Requeue
+from lq_operator.controllers.runtime.guestbook import GuestBook, GuestSaid
+from lq_operator.controllers.runtime.hostbook import HostBook
+from lq_operator.core.model import DomainState, Epoch, Identity
+from lq_operator.core.result import Conflict, NotFound, OutcomeUnknown, Rejected, Transient
+from lq_operator.ports import Clock, Store
+
+FIRST_S = 1.0
+"""How often a booting guest is asked; its agent also announces itself by an event where the host sends one."""
+PATIENCE_S = 180.0
+"""After this long without an answer it is asked as seldom as a running one."""
+STEADY_S = 60.0
+"""How often a guest that answers is asked again: addresses may change."""
+
+
+@dataclass(slots=True)
+class GuestController:
+    """reconcile(namespace/name); `told(key)` wakes the VM controller when something is new."""
+
+    store: Store
+    book: HostBook
+    guests: GuestBook
+    clock: Clock
+    told: Callable[[str], None]
+    _since: dict[tuple[Identity, Epoch | None], float] = field(default_factory=dict)
+
+    async def reconcile(self, key: str) -> Requeue | None:
+        """Ask the agent of one running guest."""
+        namespace, _, name = key.partition("/")
+        identity = Identity(self.book.installation, namespace, name)
+        vm = self.store.get(VirtualMachine, namespace, name)
+        found = next(
+            (
+                (e, d)
+                for e in self.book.all()
+                if (d := e.domains.get(identity.domain_name)) is not None
+                and d.identity == identity
+                and d.state is DomainState.RUNNING
+            ),
+            None,
+        )
+        if vm is None or found is None or not vm.spec.guest_agent:
+            self.guests.forget(identity)
+            self._since = {k: v for k, v in self._since.items() if k[0] != identity}
+            return None
+        entry, domain = found
+        try:
+            said = GuestSaid(domain.epoch, await entry.host.guest_facts(identity.domain_name))
+        except (Transient, Rejected, Conflict, NotFound, OutcomeUnknown):
+            said = GuestSaid(domain.epoch, None)
+        if said.facts is None and self.guests.get(identity, domain.epoch) is None:
+            # Still booting: silence is not news yet.
+            return self._again(identity, domain.epoch, key)
+        if self.guests.put(identity, said):
+            self.told(key)
+        return Requeue.after(STEADY_S if said.facts is not None else FIRST_S * 5)
+
+    def _again(self, identity: Identity, epoch: Epoch | None, key: str) -> Requeue:
+        now_s = self.clock.mono_s()
+        since_s = self._since.setdefault((identity, epoch), now_s)
+        if now_s - since_s < PATIENCE_S:
+            return Requeue.after(FIRST_S)
+        if self.guests.put(identity, GuestSaid(epoch, None)):
+            self.told(key)
+        return Requeue.after(STEADY_S)

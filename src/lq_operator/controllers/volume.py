@@ -1,0 +1,313 @@
+"""Volume: the file on a host, once its VM is committed there; growth; and the end by reclaim policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lq_operator.api.base import FINALIZER
+from lq_operator.api.image import Image
+from lq_operator.api.node import HypervisorNode
+from lq_operator.api.pool import StoragePool
+from lq_operator.api.vm import VirtualMachine
+from lq_operator.api.volume import Volume
+from lq_operator.controllers.runtime.conditions import Progress, dump_conditions, set_progress
+from lq_operator.controllers.runtime.errors import Requeue
+from lq_operator.controllers.runtime.finalizers import ensure_finalizer, remove_finalizer
+from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
+from lq_operator.controllers.runtime.placements import placement_of
+from lq_operator.controllers.runtime.refs import Namespaces, Refs, disk_volumes
+from lq_operator.controllers.runtime.status import report_status
+from lq_operator.core.lifecycle.world import Lack
+from lq_operator.core.model import NodeName, Phase, VolumePlan
+from lq_operator.core.result import Conflict, NotFound, Rejected, Transient
+from lq_operator.core.storage.names import existing_file, ready_mark, volume_file
+from lq_operator.core.units import parse_bytes
+from lq_operator.ports import Clock, Events, Resources, Store
+
+MANAGER = "lq-volume"
+WAIT_S = 5.0
+
+
+@dataclass(slots=True)
+class VolumeController:
+    """reconcile(namespace/name)."""
+
+    store: Store
+    resources: Resources
+    namespaces: Namespaces
+    book: HostBook
+    events: Events
+    clock: Clock
+
+    async def reconcile(self, key: str) -> Requeue | None:
+        """Make the file exist where its VM is, let it grow, and take it away in the end."""
+        namespace, _, name = key.partition("/")
+        volume = self.store.get(Volume, namespace, name)
+        if volume is None:
+            return None
+        if volume.deleting:
+            return await self._delete(volume)
+        volume = await ensure_finalizer(self.resources, volume, manager=MANAGER)
+        user = self._user(volume)
+        if volume.status.phase == "Ready":
+            return await self._ready(volume, user)
+        return await self._bind(volume, user)
+
+    def _user(self, volume: Volume) -> VirtualMachine | None:
+        """The oldest VM of the namespace that has it as a disk."""
+        users = [
+            vm
+            for vm in self.store.list(VirtualMachine)
+            if vm.metadata.namespace == volume.metadata.namespace and volume.metadata.name in disk_volumes(vm).values()
+        ]
+        return min(users, key=lambda vm: (vm.metadata.creation_timestamp or "", vm.metadata.name), default=None)
+
+    # ------------------------------------------------------------ coming into being
+
+    async def _bind(self, volume: Volume, user: VirtualMachine | None) -> Requeue | None:
+        placement = placement_of(user) if user is not None else None
+        if user is None or placement is None or placement.phase is not Phase.COMMITTED or placement.node is None:
+            await self._write(volume, Progress.WORKING, "WaitForFirstConsumer", "made when its first VM is placed", {})
+            return None
+        refs = Refs(
+            self.store, user.metadata.namespace or "", await self.namespaces.labels(user.metadata.namespace or "")
+        )
+        pool = self._pool(volume, user, refs)
+        if isinstance(pool, Lack):
+            return await self._lack(volume, pool)
+        entry = self.book.owned(placement.node)
+        if entry is None or entry.uuid != placement.host_uuid:
+            return Requeue.after(WAIT_S)
+        lack = self._room(volume, pool, entry)
+        if lack is not None:
+            return await self._lack(volume, lack)
+        source = self._source(volume, pool, entry, refs)
+        if isinstance(source, Lack):
+            where = {"pool": pool.metadata.name, "node": entry.node, "phase": "Bound"}
+            return await self._lack(volume, source, where)
+        return await self._make(volume, user, pool, entry, source)
+
+    def _pool(self, volume: Volume, user: VirtualMachine, refs: Refs) -> StoragePool | Lack:
+        cluster = refs.cluster(user.spec.cluster_ref.name if user.spec.cluster_ref else None)
+        if isinstance(cluster, Lack):
+            return cluster
+        return refs.pool(volume.spec.pool_ref, cluster.metadata.name, "spec.poolRef")
+
+    def _room(self, volume: Volume, pool: StoragePool, entry: OwnedHost) -> Lack | None:
+        here = next((node for node in pool.status.nodes if node.node == entry.node), None)
+        if here is None or not here.ready:
+            why = here.message if here else "not set up there yet"
+            return Lack("PoolNotReady", f"StoragePool {pool.metadata.name} on {entry.node}: {why}")
+        size = parse_bytes(volume.spec.size)
+        usable = here.capacity_bytes - parse_bytes(pool.spec.reserve)
+        if size > usable:
+            message = f"spec.size: {volume.spec.size} is more than pool {pool.metadata.name} has on {entry.node} ({usable // 1024**3}Gi)"
+            return Lack("LargerThanPool", message, stalled=True)
+        if self._format(volume, pool) == "raw" and size > here.available_bytes:
+            return Lack(
+                "PoolFull", f"pool {pool.metadata.name} on {entry.node} has {here.available_bytes // 1024**3}Gi free"
+            )
+        return None
+
+    def _source(self, volume: Volume, pool: StoragePool, entry: OwnedHost, refs: Refs) -> str | Lack | None:
+        """The artefact to copy, None for an empty volume, or what it waits for."""
+        ref = volume.spec.source.image_ref
+        if ref is None:
+            return None
+        namespace = ref.namespace or volume.metadata.namespace
+        image = self.store.get(Image, namespace, ref.name)
+        where = "spec.source.imageRef"
+        if image is None:
+            return Lack("ImageNotFound", f"{where}: there is no Image {namespace}/{ref.name}", stalled=True)
+        if not refs.admitted(image.spec.allowed_namespaces, namespace):
+            message = f"{where}: Image {namespace}/{ref.name} does not admit namespace {volume.metadata.namespace}"
+            return Lack("NotAdmitted", message, stalled=True)
+        node = "" if pool.spec.access == "Shared" else entry.node
+        artefact = next((a for a in image.status.artefacts if (a.pool, a.node) == (pool.metadata.name, node)), None)
+        if artefact is None or artefact.phase == "Importing":
+            done = f" ({artefact.progress_percent} %)" if artefact else ""
+            return Lack("ImportingImage", f"Image {image.key} is being imported into {pool.metadata.name}{done}")
+        if artefact.phase == "Failed":
+            return Lack("ImageFailed", f"{where}: Image {image.key}: {artefact.message}", stalled=True)
+        if artefact.virtual_size_bytes > parse_bytes(volume.spec.size):
+            needed = -(-artefact.virtual_size_bytes // 1024**3)
+            return Lack(
+                "SmallerThanImage",
+                f"spec.size: {volume.spec.size} is less than the image needs ({needed}Gi)",
+                stalled=True,
+            )
+        return artefact.file
+
+    async def _make(
+        self, volume: Volume, user: VirtualMachine, pool: StoragePool, entry: OwnedHost, source: str | None
+    ) -> Requeue | None:
+        host_pool, format_ = f"lq-{pool.metadata.name}", self._format(volume, pool)
+        names = {seen.name: seen for seen in await entry.host.list_volumes(host_pool, refresh=True)}
+        namespace, name = volume.metadata.namespace or "", volume.metadata.name
+        try:
+            file = existing_file(namespace, name, names, self._doomed(pool.metadata.name))
+        except ValueError as error:
+            return await self._lack(volume, Lack("Ambiguous", str(error), stalled=True))
+        size = parse_bytes(volume.spec.size)
+        if file is None:
+            file = volume_file(namespace, name, volume.metadata.uid, format_)
+            if file in names:
+                # No mark beside it: a copy that died half-way, and no VM has ever had it.
+                await entry.host.delete_volume(host_pool, file)
+            try:
+                seen = await entry.host.create_volume(host_pool, VolumePlan(file, size, format_, clone_of=source))
+            except Rejected as error:
+                return await self._lack(volume, Lack("HostRefused", str(error), stalled=True))
+            await entry.host.create_volume(host_pool, VolumePlan(ready_mark(file), 0, format="raw"))
+        else:
+            seen = names[file]
+            self.events.emit(volume, "Adopted", f"took up the existing file {file} of pool {pool.metadata.name}")
+        status = {
+            "phase": "Ready",
+            "pool": pool.metadata.name,
+            "node": "" if pool.spec.access == "Shared" else entry.node,
+            "sizeBytes": seen.capacity_bytes,
+            "chain": [{"file": file, "format": seen.format, "path": seen.path}],
+            "attachedTo": user.metadata.name,
+        }
+        await self._write(volume, Progress.READY, "Ready", "", status)
+        return None
+
+    def _format(self, volume: Volume, pool: StoragePool) -> str:
+        return volume.spec.format or pool.spec.default_format
+
+    def _doomed(self, pool: str) -> set[str]:
+        return {
+            entry.file
+            for node in self.store.list(HypervisorNode)
+            for tombstone in node.status.tombstones
+            for entry in tombstone.volumes
+            if entry.pool == pool
+        }
+
+    # ------------------------------------------------------------ being there
+
+    async def _ready(self, volume: Volume, user: VirtualMachine | None) -> Requeue | None:
+        status = self._kept(volume) | {"attachedTo": user.metadata.name if user else ""}
+        wanted = parse_bytes(volume.spec.size)
+        if wanted <= volume.status.size_bytes:
+            await self._write(volume, Progress.READY, "Ready", "", status)
+            return None
+        if (
+            user is not None
+            and user.status.placement is not None
+            and user.status.placement.phase in ("Committed", "Moving")
+        ):
+            message = f"grows to {volume.spec.size} when VirtualMachine {user.metadata.name} is stopped"
+            await self._write(volume, Progress.WORKING, "GrowthWaits", message, status)
+            return None
+        entry = self._reachable(volume)
+        if entry is None:
+            await self._write(volume, Progress.WORKING, "GrowthWaits", "its host is not to be reached now", status)
+            return Requeue.after(WAIT_S)
+        await entry.host.resize_volume(f"lq-{volume.status.pool}", volume.status.chain[0].file, wanted)
+        await self._write(volume, Progress.READY, "Ready", "", status | {"sizeBytes": wanted})
+        return None
+
+    def _reachable(self, volume: Volume) -> OwnedHost | None:
+        """A host from which its file can be touched."""
+        if volume.status.node:
+            return self.book.owned(NodeName(volume.status.node))
+        pool = self.store.get(StoragePool, None, volume.status.pool)
+        ready = {node.node for node in pool.status.nodes if node.ready} if pool else set()
+        return next((entry for entry in self.book.all() if entry.node in ready), None)
+
+    # ------------------------------------------------------------ going
+
+    async def _delete(self, volume: Volume) -> Requeue | None:
+        if FINALIZER not in volume.metadata.finalizers:
+            return None
+        user = self._user(volume)
+        if user is not None:
+            message = f"in use by VirtualMachine {user.metadata.name}: delete that, or take the disk out of it"
+            await self._write(volume, Progress.STALLED, "InUse", message, self._kept(volume))
+            return Requeue.after(60.0)
+        if volume.spec.reclaim_policy == "Delete":
+            await self._delete_files(volume)
+        await remove_finalizer(self.resources, volume, manager=MANAGER)
+        return None
+
+    async def _delete_files(self, volume: Volume) -> None:
+        pool, files = volume.status.pool, [link.file for link in volume.status.chain]
+        if not files:
+            await self._sweep_unfinished(volume)
+            return
+        if all(file in self._doomed(pool) for file in files):
+            return  # a tombstone has them: they go when their VM is surely gone
+        entry = self._reachable(volume)
+        if entry is None:
+            await self._leave_tombstone(volume, files)
+            return
+        for file in files:
+            # The mark first: a file without it is nobody's.
+            await entry.host.delete_volume(f"lq-{pool}", ready_mark(file))
+            await entry.host.delete_volume(f"lq-{pool}", file)
+
+    async def _sweep_unfinished(self, volume: Volume) -> None:
+        """It never became ready; a half-made file may still lie on a host."""
+        stem = f"vol_{volume.metadata.namespace}_{volume.metadata.name}_{volume.metadata.uid[:8]}."
+        for entry in self.book.all():
+            for pool in await entry.host.list_pools():
+                if not pool.name.startswith("lq-") or not pool.active:
+                    continue
+                for seen in await entry.host.list_volumes(pool.name):
+                    if seen.name.startswith(stem):
+                        await entry.host.delete_volume(pool.name, seen.name)
+
+    async def _leave_tombstone(self, volume: Volume, files: list[str]) -> None:
+        name = volume.status.node
+        node = await self.resources.get(HypervisorNode, None, name) if name else None
+        if node is None:
+            if not name:
+                raise Transient(f"no host of pool {volume.status.pool} answers: the files go when one does")
+            return
+        entry = {
+            "kind": "Volume",
+            "namespace": volume.metadata.namespace,
+            "name": volume.metadata.name,
+            "uid": volume.metadata.uid,
+            "volumes": [{"pool": volume.status.pool, "file": file} for file in files],
+        }
+        add: dict[str, Any] = {"op": "add", "path": "/status/tombstones/-", "value": entry}
+        if not node.status.tombstones:
+            add = {"op": "add", "path": "/status/tombstones", "value": [entry]}
+        test = {"op": "test", "path": "/metadata/resourceVersion", "value": node.metadata.resource_version}
+        await self.resources.json_patch(HypervisorNode, None, name, [test, add], subresource="status", manager=MANAGER)
+
+    # ------------------------------------------------------------ saying so
+
+    async def _lack(self, volume: Volume, lack: Lack, where: dict[str, Any] | None = None) -> Requeue | None:
+        progress = Progress.STALLED if lack.stalled else Progress.WORKING
+        status = {"phase": "Failed" if lack.stalled else "Pending", **(where or {})}
+        if lack.stalled:
+            status["phase"] = "Failed"
+        await self._write(volume, progress, lack.reason, lack.message, status)
+        return Requeue.after(WAIT_S if not lack.stalled else 30.0)
+
+    def _kept(self, volume: Volume) -> dict[str, Any]:
+        return volume.status.model_dump(by_alias=True, mode="json", exclude={"conditions", "observed_generation"})
+
+    async def _write(
+        self, volume: Volume, progress: Progress, reason: str, message: str, status: dict[str, Any]
+    ) -> None:
+        now, generation = self.clock.now_rfc3339(), volume.metadata.generation
+        conditions = set_progress(volume.status.conditions, progress, reason, message, generation=generation, now=now)
+        empty: dict[str, Any] = {
+            "phase": "Pending",
+            "pool": "",
+            "node": "",
+            "sizeBytes": 0,
+            "chain": [],
+            "attachedTo": "",
+        }
+        full = empty | status | {"observedGeneration": generation, "conditions": dump_conditions(conditions)}
+        try:
+            await report_status(self.resources, volume, full, MANAGER)
+        except (NotFound, Conflict):
+            return

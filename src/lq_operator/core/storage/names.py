@@ -1,0 +1,42 @@
+"""Names of volume files in a pool, and which existing file a Volume takes up again. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+
+READY_SUFFIX = ".ready"
+"""An empty file beside a volume file that says: its bytes are complete. A copy that died half-way has none."""
+
+
+def volume_file(namespace: str, name: str, uid: str, format_: str) -> str:
+    """File of a Volume: identity and incarnation. '_' is in no Kubernetes name, so the parts cannot run together."""
+    return f"vol_{namespace}_{name}_{uid[:8]}.{format_}"
+
+
+def ready_mark(file: str) -> str:
+    """Name of the mark of a complete file."""
+    return f"{file}{READY_SUFFIX}"
+
+
+def existing_file(namespace: str, name: str, names: Iterable[str], doomed: Set[str]) -> str | None:
+    """The complete file of an earlier incarnation of this Volume: taken up again, so that a lost API server loses
+    no data. Files that a tombstone names are doomed and not taken. None where there is none; ValueError for several."""
+    stem = f"vol_{namespace}_{name}_"
+    there = set(names)
+    found = sorted(
+        file
+        for file in there
+        if file.startswith(stem)
+        and not file.endswith(READY_SUFFIX)
+        and "_" not in file[len(stem) :]
+        and ready_mark(file) in there
+        and file not in doomed
+    )
+    if len(found) > 1:
+        raise ValueError(f"several files could be this volume's: {', '.join(found)}; remove or rename all but one")
+    return found[0] if found else None
+
+
+def artefact_file(namespace: str, name: str, sha256: str, format_: str) -> str:
+    """File of an imported image in a pool: image and content, so that it is found again after the API server was lost."""
+    return f"img_{namespace}_{name}_{sha256[:16]}.{format_}"
