@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import kopf
+import yaml
 from kubernetes.aio import client, config
 
 from lq_operator.core.result import Rejected, Transient
@@ -107,7 +108,8 @@ async def from_kubeconfig(path: Path | str | None = None, context: str | None = 
             client_configuration=configuration,
             persist_config=False,
         )
-    except (config.ConfigException, OSError) as error:
+    except (config.ConfigException, OSError, yaml.YAMLError, TypeError, ValueError) as error:
+        # TypeError, ValueError: how the loader meets a file that is YAML but no kubeconfig.
         raise Rejected(f"cannot use kubeconfig {path or 'from the environment'}: {error}") from error
     return Endpoint(configuration=configuration)
 
