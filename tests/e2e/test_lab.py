@@ -296,6 +296,30 @@ def test_guest_boots_from_its_disk_reads_its_seed_and_keeps_its_data(lab: Lab) -
     host.reset()
 
 
+def test_guest_migrates_between_hosts_over_tls_without_a_reboot(lab: Lab) -> None:
+    source, target = lab.hosts[0], lab.hosts[1]
+    disk = lab.shared_dir / "moves.qcow2"
+    source.exec(["curl", "-sf", "-o", str(disk), lab.image_url], check=True)
+    xml = GUEST_XML.format(kind="kvm" if lab.accel == "kvm" else "qemu", disk=disk, seed="")
+    lines = [line for line in xml.splitlines() if "vdb" not in line and "<interface" not in line]
+    (lab.shared_dir / "moves.xml").write_text("\n".join(lines).replace("<name>guest", "<name>moves"))
+    source.virsh("create", f"{lab.shared_dir}/moves.xml")
+    Guest(source, "moves").wait()
+    boot = Guest(source, "moves").sh("cat /proc/sys/kernel/random/boot_id; echo here > /disk/mine")
+    flags = ["--live", "--p2p", "--tls", "--unsafe"]  # a folder is no shared storage to libvirt 9
+    move = ["virsh", "-c", source.uri, "migrate", *flags, "moves", source.peer_uri(target)]
+    lab.exec(move, timeout_s=120, check=True)
+    try:
+        assert source.virsh("list", "--name").split() == []
+        moved = Guest(target, "moves")
+        moved.wait()
+        assert moved.sh("cat /proc/sys/kernel/random/boot_id") == boot
+        assert moved.sh("cat /disk/mine") == "here\n"
+    finally:
+        target.virsh("destroy", "moves")
+        disk.unlink()
+
+
 # -- control plane
 
 
@@ -433,6 +457,19 @@ def test_two_labs_side_by_side_with_the_same_inner_addresses(lab: Lab, scratch_n
     assert mine == []
     assert lab.hosts[0].alive()
     assert "ok" in lab.kubectl("get", "--raw", "/readyz").stdout
+
+
+def test_up_goes_on_where_a_killed_up_stopped(scratch_name: str) -> None:
+    up = subprocess.Popen([*CLI, "up", "--name", scratch_name, "--hosts", "2"], stdout=subprocess.DEVNULL)
+    wait_for(lambda: Cgroup(f"lq-lab-{scratch_name}/h1").populated(), "the first host has begun to start")
+    up.kill()
+    up.wait()
+    again = cli("up", "--name", scratch_name)
+    assert again.returncode == 0, again.stderr
+    made = Lab.load(scratch_name)
+    for host in made.hosts:
+        assert made.exec(["virsh", "-c", host.uri, "hostname"]).stdout.strip() == host.name
+    assert "ok" in made.kubectl("get", "--raw", "/readyz").stdout
 
 
 @pytest.mark.parametrize("delay_s", [0.3, 0.7, 1.2, 2.5])

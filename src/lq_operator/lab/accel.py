@@ -1,7 +1,8 @@
 """Whether guests can run on hardware virtualization here, judged by trying it.
 
 An openable /dev/kvm is no proof: on nested and paravirtual KVM (kvm_pvm) a virtual machine can be made, but QEMU aborts
-as soon as a vCPU gets the host's own model. So the probe is QEMU itself, with the CPU model our guests default to.
+as soon as a vCPU gets the host's own model ("failed to set MSR 0x10a"; with an older model the boot loader ends in a KVM
+emulation failure, measured on QEMU 7.2). So the probe is QEMU itself, with the CPU model our guests default to.
 """
 
 import os

@@ -45,7 +45,7 @@ class GuestImage:
     kernel: Path
     initrd: Path
     disk: Path
-    """qcow2, compressed, without a backing file."""
+    """qcow2 without a backing file; not compressed, which would cost every boot 1.2 s of CPU under emulation."""
     sha256: str
     virtual_size_mib: int
 
@@ -84,7 +84,7 @@ def _build(out: Path, packages: Path) -> None:
     raw = out / "guest.raw"
     _write_disk(out, raw)
     disk = out / "guest.qcow2"
-    run(["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", str(raw), str(disk)], timeout_s=300)
+    run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(disk)], timeout_s=300)
     facts = {
         "sha256": hashlib.sha256(disk.read_bytes()).hexdigest(),
         "virtual_size_mib": raw.stat().st_size // _MIB,

@@ -73,6 +73,12 @@ class LabHost:
             return f"qemu+ssh://root@{self.ip}/system?{options}"
         return f"qemu+tls://{self.ip}/system?pkipath={pki / 'client'}"
 
+    def peer_uri(self, other: "LabHost") -> str:
+        """The URI under which this host itself reaches another one (peer-to-peer migration), with its own credentials."""
+        if self._settings.transport == "tls":
+            return f"qemu+tls://{other.ip}/system?pkipath={self.dir / 'tls'}"
+        return other.uri
+
     @property
     def pid1(self) -> int:
         """The host's first process, as the machine numbers it. Raises LabError when the host is off."""
