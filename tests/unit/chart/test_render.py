@@ -240,7 +240,7 @@ def test_the_chart_carries_the_generated_crds():
     generated = {path.name: path.read_bytes() for path in (REPOSITORY / "crds").glob("*.yaml")}
     carried = {path.name: path.read_bytes() for path in (CHART / "files" / "crds").glob("*.yaml")}
     assert generated
-    assert carried == generated, "run: cp crds/*.yaml charts/lq-operator/files/crds/ (make crds)"
+    assert carried == generated, "run: make crds"
 
 
 def test_crds_render_as_generated_and_survive():
@@ -250,7 +250,10 @@ def test_crds_render_as_generated_and_survive():
     for crd in generated:
         ours = rendered[crd["metadata"]["name"]]
         assert ours["spec"] == crd["spec"], "a number or a string changed its form on the way through Helm"
-        assert ours["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+        annotations = ours["metadata"]["annotations"]
+        assert annotations["helm.sh/resource-policy"] == "keep"
+        assert annotations["argocd.argoproj.io/sync-options"] == "Prune=false,Delete=false"
+        assert annotations["kustomize.toolkit.fluxcd.io/prune"] == "disabled"
     loose = of_kind(render({"crds": {"keep": False}}), "CustomResourceDefinition")
     assert all("helm.sh/resource-policy" not in (c["metadata"].get("annotations") or {}) for c in loose.values())
 
