@@ -76,3 +76,25 @@ def test_every_kind_has_an_example() -> None:
 def test_the_readme_lists_every_folder() -> None:
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert [folder.name for folder in FOLDERS if f"]({folder.name}/)" not in text] == []
+
+
+CORPUS = read_manifests(REPOSITORY / "tests" / "unit" / "api" / "corpus")
+
+
+@pytest.mark.parametrize("stored", [stored for _, stored in CORPUS], ids=[name for name, _ in CORPUS])
+def test_stored_objects_stay_accepted(namespaces: ApiServer, stored: dict[str, Any]) -> None:
+    """Spec and status of earlier versions, written as they were stored, come back as they were."""
+    metadata = {"name": stored["metadata"]["name"], "namespace": "lq-limits"}
+    if "namespace" not in stored["metadata"]:
+        metadata = {"name": metadata["name"]}
+    manifest = {**stored, "metadata": metadata}
+    namespaces.delete(manifest)
+    made = namespaces.create(manifest, dry_run=False)
+    assert made.accepted, made.message
+    try:
+        answer = namespaces.replace({**made.body, "status": stored["status"]}, subresource="/status", dry_run=False)
+        assert answer.accepted, answer.message
+        assert answer.body["spec"] == stored["spec"]
+        assert answer.body["status"] == stored["status"]
+    finally:
+        namespaces.delete(manifest)
