@@ -16,6 +16,7 @@ from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmclass import VirtualMachineClass
 from lq_operator.convert.domain import Size
+from lq_operator.convert.placement import node_labels
 from lq_operator.core.lifecycle.world import Lack
 from lq_operator.core.units import parse_mib
 from lq_operator.ports import Clock, Resources, Store
@@ -146,11 +147,6 @@ def pool_nodes(store: Store, pool: StoragePool) -> list[HypervisorNode]:
         if node.spec.cluster_ref.name == pool.spec.cluster_ref.name
         and pool.spec.node_selector.matches(node_labels(node))
     ]
-
-
-def node_labels(node: HypervisorNode) -> dict[str, str]:
-    """Labels for selectors: metadata, spec.labels, and the host itself."""
-    return {**node.metadata.labels, **node.spec.labels, "limiquantix.io/host": node.metadata.name}
 
 
 def volume_name(vm: str, disk: str) -> str:
