@@ -275,7 +275,7 @@ class PlacementEngine:
             feasible = counts[0] - len(refusals)
             text = explain.say_placed(view.template, best, feasible, total, rejected, examples)
             return Decision(request.identity, best[0].host, cells, best, feasible, total, rejected, examples, (), text)
-        changes = () if refusals else counterfactual.cheapest(self, request)
+        changes = () if refusals else counterfactual.cheapest(state, view.question)
         text = explain.say_unplaced(total, rejected, examples, changes)
         return Decision(request.identity, None, (), (), 0, total, rejected, examples, changes, text)
 

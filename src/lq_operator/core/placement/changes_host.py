@@ -1,0 +1,116 @@
+"""Single changes to a host, or to a VM that is in the way, that make a VM fit; each finder yields the cheapest of its kind.
+
+Exactness is held against brute force by the tests; the prices are in counterfactual.KINDS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from lq_operator.core.placement.case import Case, Pick
+from lq_operator.core.placement.filters import FILTERS, pool_free
+from lq_operator.core.placement.types import VmKey
+
+
+def _even_with(case: Case, row: int) -> bool:
+    """Whether spreading still allows the row once it counts as eligible (a new domain may lower the minimum)."""
+    if not case.question.spread:
+        return True
+    assert case.question.eligible is not None
+    eligible = case.question.eligible.copy()
+    eligible[row] = True
+    question = replace(case.question, eligible=eligible, eligible_domains={})
+    spread = next(rule for rule in FILTERS if rule.name == "spread")
+    return not spread.fails(case.state, question, slice(row, row + 1))[0]
+
+
+def _repair(case: Case, name: str, cost: int, words: str) -> Iterator[Pick]:
+    alone = case.only(name)
+    for row in case.state.tie_order().tolist():
+        if alone[row] and _even_with(case, row):
+            yield (cost, case.state.names[row], 0, row, f"{case.state.names[row]} {words}")
+            return
+
+
+def uncordon(case: Case, cost: int, _: int) -> Iterator[Pick]:
+    yield from _repair(case, "cordon", cost, "were uncordoned")
+
+
+def make_ready(case: Case, cost: int, _: int) -> Iterator[Pick]:
+    yield from _repair(case, "ready", cost, "became ready")
+
+
+def more_pool_space(case: Case, cost: int, _: int) -> Iterator[Pick]:
+    alone = case.only("storage-space")
+    if not alone.any():
+        return
+    every = slice(0, case.state.n)
+    missing = {p: size - pool_free(case.state, p, every) for p, size in case.shape.pools.items() if size}
+    short = np.sum([amount > 0 for amount in missing.values()], axis=0)
+    for pool, amount in missing.items():
+        rows = alone & (short == 1) & (amount > 0)
+        if rows.any():
+            gibs = -(-amount // 2**30)
+            least = int(gibs[rows].min())
+            row = case.first(rows & (gibs == least))
+            assert row is not None
+            host = case.state.names[row]
+            yield (cost + least, f"{pool}", least, row, f"pool {pool} had {least} GiB more space on {host}")
+
+
+MOVABLE = ("vcpus", "memory", "hugepages", "numa", "devices", "vm-anti-affinity", "refused-by-others", "spread")
+
+
+def move_vm(case: Case, cost: int, limit: int) -> Iterator[Pick]:
+    state, shape = case.state, case.shape
+    rows = np.flatnonzero(case.only(*MOVABLE))
+    if not len(rows):
+        return
+    free = state.amount("hugepages", str(shape.hugepage_kib)) if shape.hugepage_kib else state.free_memory
+    lacking = np.maximum(shape.memory_mib - free[rows], 1)
+    at_least = cost - (-lacking // 1024)
+    best: Pick | None = None
+    for at in np.lexsort((state.tie[rows], at_least)).tolist():
+        bound = min(limit, limit if best is None else best[0])
+        if at_least[at] >= bound:
+            break
+        best = _move_from(case, int(rows[at]), int(lacking[at]), cost, bound) or best
+    if best is not None:
+        yield best
+
+
+def _move_from(case: Case, row: int, lacking_mib: int, cost: int, bound: int) -> Pick | None:
+    """The cheapest VM of one host whose leaving makes room, if it costs less than `bound`."""
+    state = case.state
+    host = state.names[row]
+    short_of_memory = bool(case.fails.get("memory", case.fails.get("hugepages"))[row])  # type: ignore[index]
+    found: list[tuple[int, VmKey]] = []
+    for identity, occupant in state.occupants.get(host, {}).items():
+        price = cost - (-occupant.shape.memory_mib // 1024)
+        placed = state.placed.get(identity)
+        if price >= bound or occupant.reserved or placed is None or not placed.movable:
+            continue
+        if short_of_memory and (
+            occupant.shape.memory_mib < lacking_mib or occupant.shape.hugepage_kib != case.shape.hugepage_kib
+        ):
+            continue
+        found.append((price, identity))
+    for price, identity in sorted(found):
+        if _fits_without(case, row, identity):
+            return (price, str(identity), 0, row, f"VM {identity} were moved away from {host}")
+    return None
+
+
+def _fits_without(case: Case, row: int, identity: VmKey) -> bool:
+    state, question = case.state, case.question
+    host, version = state.names[row], int(state.version[row])
+    occupant = state.occupants[host][identity]
+    state.vacate(host, identity)
+    one = slice(row, row + 1)
+    fits = not any(rule.applies(question) and rule.fails(state, question, one)[0] for rule in FILTERS)
+    state.occupy(host, identity, occupant)
+    state.version[row] = version  # only looked at
+    return fits
