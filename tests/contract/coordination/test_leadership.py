@@ -16,6 +16,7 @@ from prometheus_client import generate_latest
 from lq_operator.adapters.coordination.leadership import EXIT_LEASE_LOST, Leadership, hold
 from lq_operator.adapters.coordination.lease import LeaseCoordination, Timing
 from lq_operator.core.result import Fenced
+from lq_operator.ports import Grant
 from lq_operator.telemetry import metrics
 
 NAME = "hosts-0"
@@ -201,3 +202,25 @@ def test_timing_keeps_its_promises() -> None:
     assert timing.renew_every_s + 1.5 * timing.call_timeout_s < timing.valid_s
     with pytest.raises(ValueError, match="at least 1 s"):
         Timing(0.5)
+
+
+async def test_a_fault_of_the_keeper_itself_ends_leadership_too() -> None:
+    """Whatever stops the renewals, the process must not run on without them."""
+
+    class Faulty:
+        async def acquire(self, name: str, above_term: int = 0) -> Grant:
+            return Grant(name, "me", above_term + 1, 1, time.monotonic() + 60)
+
+        async def renew(self, grant: Grant) -> Grant:
+            raise ZeroDivisionError("a bug")
+
+        async def release(self, grant: Grant) -> None:
+            return None
+
+        async def highest_term(self) -> tuple[int, int]:
+            return 0, 0
+
+    exits: list[int] = []
+    with pytest.raises(Fenced, match="a bug"):
+        await hold(Faulty(), NAME, _Main(), timing=Timing(1.0), exit_process=exits.append)
+    assert exits[0] == EXIT_LEASE_LOST
