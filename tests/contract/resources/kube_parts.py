@@ -127,7 +127,7 @@ class Site:
             assert status in (201, 409), answer
             self._wait(
                 lambda kind=kind: self.ask("GET", f"/apis/limiquantix.io/v1alpha1/{kind.plural}")[0] == 200, kind.plural
-            )  # type: ignore[misc]
+            )
 
     def down(self) -> None:
         for name in list(self._processes):

@@ -14,6 +14,8 @@ from lq_operator.controllers.runtime.finalizers import ensure_finalizer, remove_
 from lq_operator.controllers.runtime.status import report_status
 from lq_operator.core.result import Conflict, NotFound, Rejected
 
+Patch = list[dict[str, Any]]
+
 NOW = "2030-01-01T00:00:00Z"
 
 
@@ -100,7 +102,7 @@ async def test_secrets_namespaces_and_the_installation(world: World, namespace: 
 
 async def test_a_patch_whose_tests_hold_is_done(world: World, namespace: str) -> None:
     made = await create(world, namespace)
-    operations = [
+    operations: Patch = [
         {"op": "test", "path": "/metadata/uid", "value": made.metadata.uid},
         {"op": "test", "path": "/status/placement", "value": None},
         {"op": "add", "path": "/status/placement", "value": {"writeId": "a", "node": "h1"}},
@@ -155,7 +157,7 @@ async def test_of_two_patches_that_test_the_same_write_id_one_wins(world: World,
     await world.resources.json_patch(Widget, namespace, "w", first, subresource="status")
 
     async def move(write_id: str) -> bool:
-        operations = [
+        operations: Patch = [
             {"op": "test", "path": "/status/placement/writeId", "value": "0"},
             {"op": "replace", "path": "/status/placement", "value": {"writeId": write_id}},
         ]
@@ -173,7 +175,7 @@ async def test_of_two_patches_that_test_the_same_write_id_one_wins(world: World,
 
 async def test_status_writes_do_not_reach_spec_and_spec_writes_not_status(world: World, namespace: str) -> None:
     made = await create(world, namespace)
-    both = [
+    both: Patch = [
         {"op": "replace", "path": "/spec/size", "value": 7},
         {"op": "add", "path": "/status/node", "value": "h1"},
         {"op": "add", "path": "/metadata/labels", "value": {"a": "b"}},

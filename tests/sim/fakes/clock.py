@@ -47,10 +47,14 @@ class FakeClock:
         """How many sleeps have not ended."""
         return sum(not woken.done() for _, _, woken in self._sleepers)
 
-    async def settle(self, turns: int = 50) -> None:
-        """Let everything that is ready run, without moving time."""
+    async def settle(self, turns: int = 10_000) -> None:
+        """Let everything that is ready run, without moving time. AssertionError when it never comes to rest."""
+        ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
         for _ in range(turns):
             await asyncio.sleep(0)
+            if not ready:
+                return
+        raise AssertionError(f"something is still busy after {turns} turns of the loop at t={self._now_s}")
 
     async def advance(self, seconds: float) -> None:
         """Move time, waking sleepers in order and letting them run at their own moment."""
