@@ -10,6 +10,7 @@ from .rules import Rules
 from .world import (
     A_ATTESTED,
     A_BOOTS,
+    A_LEASE,
     A_PLACEMENT,
     A_UID,
     API,
@@ -166,7 +167,7 @@ def faults(state: State, rules: Rules) -> Steps:
             yield f"h{h} gets power", set_host(state, h, up=1, boot=host[H_BOOT] + 1)
             after = budget(state, "attest")
             if after is not None and api[A_ATTESTED][h] is None and api[A_BOOTS][h] is not None:
-                statement = put(api[A_ATTESTED], h, (api[A_BOOTS][h], 0))
+                statement = put(api[A_ATTESTED], h, (api[A_BOOTS][h], api[A_LEASE][0]))
                 yield f"a person attests that h{h} is off", set_api(after, attested=statement)
         after = budget(state, "cut") if not host[H_CUT] else None
         if after is not None:

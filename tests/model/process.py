@@ -222,8 +222,7 @@ def off_steps(state: State, p: int, rules: Rules) -> Steps:
             continue
         attested = api[A_ATTESTED][h]
         if attested and rules.attested(h, attested, api[A_BOOTS][h], process[P_TERM]):
-            after = set_api(state, attested=put(api[A_ATTESTED], h, (attested[0], process[P_TERM])))
-            yield f"p{p} accepts the statement about h{h}", set_process(after, p, off=off)
+            yield f"p{p} accepts the statement about h{h}", set_process(state, p, off=off)
 
 
 def listing(state: State, p: int, h: int, at: int, rules: Rules) -> tuple[State, Any]:
@@ -403,7 +402,7 @@ def off_now(state: State, h: int, boot: Any, term: int, rules: Rules) -> list[An
     elif "silence is no evidence" in rules.off and not reachable(state, h):
         proofs.append((h, "silence", boot))
     attested = state[API][A_ATTESTED][h]
-    if attested and rules.attested(h, (attested[0], 0), state[API][A_BOOTS][h], term):
+    if attested and (term == 0 or rules.attested(h, attested, state[API][A_BOOTS][h], term)):
         proofs.append((h, "human", attested[0]))
     return proofs
 

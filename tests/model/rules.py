@@ -186,7 +186,8 @@ class Rules:
                 made.append(ev.absence_proof(self._view(term, what), placement))
             else:
                 named = EvidenceKind.HUMAN_ATTESTED if kind == "human" else EvidenceKind.BMC_CONFIRMED_OFF
-                made.append(ev.off_proof(named, UUIDS[host], gate_text(what), placement))  # type: ignore[arg-type]
+                boot = placement.boot if "boot in evidence" in self.off else gate_text(what)
+                made.append(ev.off_proof(named, UUIDS[host], boot, placement))  # type: ignore[arg-type]
         return tuple(made)
 
     # ------------------------------------------------------------ inventory and statements
@@ -214,10 +215,11 @@ class Rules:
             return False
         key = ("attested", host, attested, last_boot, term)
         if key not in self._answers:
-            gate, accepted = attested
+            gate, quoted = attested
+            gate = last_boot if "boot in evidence" in self.off else gate
             if "attestation per term" in self.off:
-                accepted = 0
-            statement = ev.Attestation("a", NODES[host], UUIDS[host], gate_text(gate) or BootNonce("-"), "me", accepted)
+                quoted = term
+            statement = ev.Attestation("a", NODES[host], UUIDS[host], gate_text(gate) or BootNonce("-"), "me", quoted_term=quoted)
             contact = ev.HostContact(NODES[host], UUIDS[host], gate_text(last_boot), False)
             self._answers[key] = isinstance(ev.judge_attestation(statement, contact, term), ev.Accepted)
         return bool(self._answers[key])
@@ -227,7 +229,7 @@ OFF = frozenset(
     {
         "tested patches", "commit first", "gate", "list gates after mine", "members from records", "undefine on stop",
         "epoch per start", "gate after listing", "unique gate", "renewal", "read back", "look at every host",
-        "inventory per term", "ticket", "silence is no evidence", "attestation per term", "void on contact",
+        "inventory per term", "ticket", "silence is no evidence", "attestation per term", "void on contact", "boot in evidence",
         "term in record", "departure notes", "note before listing",
     }
 )  # fmt: skip

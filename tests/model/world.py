@@ -7,7 +7,7 @@ Compact on purpose: a search visits hundreds of thousands of these. The words:
   placement  (phase, node, boot, epoch, released, target, target_boot, wid) or None; phase 0 Released 1 Assigned
              2 Committed 3 Moving; node and target are host numbers, -1 = none; wid = write id, renamed freely
   api        (placement, uid, lease, attested, boots, nodes, tombs); lease (term, maker); attested: per host None or
-             (gate, accepted term); boots: last gate per host; nodes: bit mask of HypervisorNodes; tombs: ((host, epoch)...)
+             (gate, quoted term); boots: last gate per host; nodes: bit mask of HypervisorNodes; tombs: ((host, epoch)...)
   host       (up, cut, boot, gates, record_term, record_members, departed, domain, ticket)
              domain None or (epoch, state, gate it requires); state 0 shut off 1 runs 2 coming in
   process    (inc, term, floor, own, listed, off, take, n, pc, loc, memory)

@@ -145,7 +145,9 @@ def off_proof(
 class Attestation:
     """A HostAttestation: who says that which boot of which host is over. `void`: it was voided once, for ever.
 
-    `accepted_term`: term of the process that accepted it, 0 when nobody has yet.
+    `accepted_term`: term of the process that accepted it, 0 when nobody has yet. `quoted_term`: the lease term that
+    the person copied from where the statement was asked for; 0 when left out, None where the API cannot carry one
+    (then only acceptance ties it to a term, which a snapshot from before the acceptance undoes).
     """
 
     name: str
@@ -155,6 +157,7 @@ class Attestation:
     attested_by: str
     accepted_term: int = 0
     void: bool = False
+    quoted_term: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +194,10 @@ class Refused:
 def judge_attestation(attestation: Attestation, contact: HostContact | None, term: int) -> Accepted | Refused:
     """Does the statement count, now, for the process that holds `term`?
 
-    One that another term accepted does not: in between the host may have come back, and a restored API server would
-    have forgotten that [6]. The price is a new statement after the operator restarted, while that host stays silent.
+    It must quote that very term, and no other may have accepted it: since then the host may have come back and run guests, and
+    a restored API server would have forgotten the contact but not the statement [6]; a snapshot that holds a
+    statement also holds a lease of at least the term it quotes, so nobody takes that term again. The price is a new
+    statement after the operator restarted, while that host stays silent.
     """
     if attestation.void:
         return Refused("it was voided: write a new HostAttestation if the host is off again", True)
@@ -213,6 +218,13 @@ def judge_attestation(attestation: Attestation, contact: HostContact | None, ter
             f"spec.boot: the last boot seen of {attestation.node} is {contact.last_boot}, the statement is about "
             f"{attestation.boot}: copy status.boot of the node",
             True,
+        )
+    if attestation.quoted_term not in (None, term):
+        quoted = f"term {attestation.quoted_term}" if attestation.quoted_term else "no term"
+        return Refused(
+            f"spec.term: it quotes {quoted}, this is term {term}: look again whether {attestation.node} is still off, "
+            f"and write a new HostAttestation with term: {term}",
+            False,
         )
     if attestation.accepted_term not in (0, term):
         return Refused(
