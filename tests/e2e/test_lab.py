@@ -487,6 +487,23 @@ def test_down_finds_everything_after_up_was_killed_halfway(scratch_name: str, de
     assert cli("down", "--name", scratch_name).returncode == 0
 
 
+def test_machine_with_cgroup_v2_only(scratch_name: str) -> None:
+    """In a mount namespace that shows what a current systemd distribution mounts: one hierarchy, version 2."""
+    script = """
+umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && ! grep -q 'cgroup .*cgroup ' /proc/mounts &&
+"$@" up --no-controlplane --hosts 1 --transport tcp && "$@" host h1 freeze && "$@" status && "$@" host h1 thaw &&
+"$@" daemon h1 kill && "$@" daemon h1 start && "$@" exec h1 -- virsh -c qemu:///system list && "$@" down
+"""
+    lab_command = f'exec {sys.executable} -m lq_operator.lab "$1" --name {scratch_name} "${{@:2}}"'
+    unshared = ["unshare", "--mount", "--propagation", "private", "bash", "-c", script]
+    done = subprocess.run(
+        [*unshared, "x", "bash", "-c", lab_command, "lab"], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "frozen" in done.stdout
+    assert list(leftovers.of_lab(LabNames.of(scratch_name))) == []
+
+
 def test_down_works_on_frozen_and_dead_hosts_and_supervised_processes(scratch_name: str) -> None:
     made = Lab.create(scratch_name, hosts=2, controlplane=False, transport="tcp")
     made.up()

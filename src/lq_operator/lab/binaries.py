@@ -66,6 +66,10 @@ PROGRAMS = {
 }
 
 
+FOR_UP = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
+"""What a lab with a control plane of its own needs; the rest is built when it is asked for."""
+
+
 def pinned_hash() -> str:
     """First 12 hex digits of the SHA-256 over go.mod and go.sum."""
     content = (_MODULE_DIR / "go.mod").read_bytes() + (_MODULE_DIR / "go.sum").read_bytes()

@@ -1,6 +1,7 @@
 """`lq-operator lab ...`: arguments and words for the person at the terminal; the work is done elsewhere."""
 
 import argparse
+import shutil
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lq_operator.lab import accel, leftovers
+from lq_operator.lab import accel, binaries, guest, leftovers, requirements
 from lq_operator.lab.datacenter import Lab, take_down
 from lq_operator.lab.errors import LabError
 from lq_operator.lab.names import LabNames
@@ -34,6 +35,10 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     up.add_argument("--transport", choices=("tls", "tcp", "ssh"), default=None, help="how hosts are reached (tls)")
     up.add_argument("--no-controlplane", action="store_true", help="hosts only")
     up.add_argument("--kubeconfig", type=Path, help="use this cluster instead of starting one")
+    up.add_argument("--tmp-cache", action="store_true", help="when programs are built, keep no Go build cache")
+    prepare = add("prepare", _prepare, "build what `up` needs and other programs, start nothing")
+    prepare.add_argument("programs", nargs="*", metavar="PROGRAM", help=f"also: {', '.join(binaries.PROGRAMS)}")
+    prepare.add_argument("--tmp-cache", action="store_true", help="keep no Go build cache")
     up.add_argument("--accel", choices=("kvm", "tcg"), help="do not probe /dev/kvm")
     add("down", _down, "stop and remove everything of a lab, whatever state it is in")
     add("status", _status, "what runs")
@@ -100,10 +105,11 @@ class _Progress:
 def _up(arguments: argparse.Namespace) -> int:
     progress = _Progress()
     lab = _existing(arguments) or _create(arguments, progress)
-    lab.up(progress)
+    lab.up(progress, temporary_build_cache=arguments.tmp_cache)
     progress(f"lab {lab.name!r} is up: {len(lab.hosts)} hosts, guests run on {lab.accel}")
     if lab.config.controlplane or lab.config.existing_kubeconfig:
-        print(f"\nTry:  kubectl --kubeconfig {lab.kubeconfig} get namespaces")
+        kubectl = "kubectl" if shutil.which("kubectl") else binaries.find("kubectl")
+        print(f"\nTry:  {kubectl} --kubeconfig {lab.kubeconfig} get namespaces")
     print(f"      lq-operator lab exec --name {lab.name} {lab.hosts[0].name} -- virsh list --all")
     print(f"      lq-operator lab status --name {lab.name}\n      lq-operator lab down --name {lab.name}")
     return 0
@@ -137,6 +143,18 @@ def _create(arguments: argparse.Namespace, progress: _Progress) -> Lab:
         existing_kubeconfig=arguments.kubeconfig,
         accelerator=kind,
     )
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    progress = _Progress()
+    if unknown := set(arguments.programs) - binaries.PROGRAMS.keys():
+        raise LabError(f"prepare: {', '.join(sorted(unknown))} unknown; there are {', '.join(binaries.PROGRAMS)}")
+    requirements.check("tls")
+    wanted = {**dict.fromkeys(binaries.FOR_UP), **dict.fromkeys(arguments.programs)}
+    for name, path in binaries.ensure(*wanted, progress=progress, temporary_cache=arguments.tmp_cache).items():
+        progress(f"{name}: {path}")
+    progress(f"guest: {guest.ensure(progress).disk}")
+    return 0
 
 
 def _down(arguments: argparse.Namespace) -> int:

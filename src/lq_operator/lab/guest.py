@@ -25,6 +25,8 @@ _SECTOR = 512
 _MIB = 1024 * 1024
 _BOOT_MIB = 40
 _DATA_MIB = 16
+_REVISION = "2: disk not compressed"
+"""Part of the cache's key: change it when this file builds something else from the same ingredients."""
 _FAT16_LBA, _LINUX = 0x0E, 0x83
 _SYSLINUX_CFG = """\
 SERIAL 0 115200
@@ -51,7 +53,7 @@ class GuestImage:
 
 
 def _version() -> str:
-    digest = hashlib.sha256(_SYSLINUX_CFG.encode() + f"{_BOOT_MIB} {_DATA_MIB}".encode())
+    digest = hashlib.sha256(f"{_REVISION} {_SYSLINUX_CFG} {_BOOT_MIB} {_DATA_MIB}".encode())
     for name in _INGREDIENTS:
         digest.update((_DATA / name).read_bytes())
     return digest.hexdigest()[:12]
@@ -108,7 +110,9 @@ def _write_disk(out: Path, raw: Path) -> None:
     run(["syslinux", "--install", str(boot)])
     _empty(data, _DATA_MIB)
     run(["mke2fs", "-q", "-t", "ext4", "-L", "LQDATA", "-J", "size=1", "-b", "1024", str(data)])
-    table = _partition(first_sector, _BOOT_MIB, _FAT16_LBA, active=True) + _partition(
+    table = _partition(first_sector, _BOOT_MIB, _REVISION = "2: disk not compressed"
+"""Part of the cache's key: change it when this file builds something else from the same ingredients."""
+_FAT16_LBA, active=True) + _partition(
         first_sector + _BOOT_MIB * _MIB // _SECTOR, _DATA_MIB, _LINUX, active=False
     )
     with raw.open("wb") as disk:
