@@ -110,9 +110,7 @@ def _write_disk(out: Path, raw: Path) -> None:
     run(["syslinux", "--install", str(boot)])
     _empty(data, _DATA_MIB)
     run(["mke2fs", "-q", "-t", "ext4", "-L", "LQDATA", "-J", "size=1", "-b", "1024", str(data)])
-    table = _partition(first_sector, _BOOT_MIB, _REVISION = "2: disk not compressed"
-"""Part of the cache's key: change it when this file builds something else from the same ingredients."""
-_FAT16_LBA, active=True) + _partition(
+    table = _partition(first_sector, _BOOT_MIB, _FAT16_LBA, active=True) + _partition(
         first_sector + _BOOT_MIB * _MIB // _SECTOR, _DATA_MIB, _LINUX, active=False
     )
     with raw.open("wb") as disk:
