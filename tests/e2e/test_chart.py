@@ -161,10 +161,7 @@ def expected(process: str) -> set[Right]:
         return (
             rights(READ, " ".join(PLURALS))
             | rights(("patch",), status)
-            | rights(
-                ("patch",),
-                "addressclaims hypervisorclusters hypervisornodes storagepools virtualmachines virtualnetworks volumes",
-            )
+            | rights(("patch",), "hypervisornodes storagepools virtualmachines virtualnetworks volumes")
             | rights(("create", "delete"), "addressclaims volumes")
             | rights(("delete",), "virtualmachineoperations")
             | rights(("update",), "virtualmachines/finalizers")
@@ -466,6 +463,8 @@ def test_a_deployments_process_has_what_its_container_would_have(
     cluster.kubectl("-n", NAMESPACE, "delete", "deployment", "lq-operator-run", "lq-operator-importer")
     try:
         assert release.start() == ["lq-operator-scheduler"]
+        renewal = "lq-operator-token-renewal"
+        assert cluster.supervisor.names() == ["lq-operator-scheduler", renewal]
         said = json.loads(await_line(cluster, "lq-operator-scheduler", "SAID "))
         account = f"system:serviceaccount:{NAMESPACE}:lq-operator-scheduler"
         assert said["who"] == account
@@ -481,11 +480,24 @@ def test_a_deployments_process_has_what_its_container_would_have(
         assert set(said["capabilities"]) == {"0" * 16}
         release.renew_tokens()
         assert await_line(cluster, "lq-operator-scheduler", "RENEWED ") == account
+        assert cluster.supervisor.status("lq-operator-scheduler").restarts == 0
+        assert cluster.supervisor.status(renewal).state == "running"
+        assert cluster.supervisor.log(renewal).read_text() == ""
     finally:
         release.stop()
         # Helm applies as one field owner among others: what the test has patched would be a conflict.
         cluster.kubectl("-n", NAMESPACE, "delete", "deployment", "lq-operator-scheduler", "--ignore-not-found")
         helm_install(release)
+    assert cluster.supervisor.names() == []
+
+
+def test_install_starts_a_process_per_deployment_and_stop_ends_them(cluster: Lab, release: Release) -> None:
+    release.install({"scheduler": {"maxBatch": 7}})
+    wanted = [f"lq-operator-{process}" for process in (*PROCESSES, "token-renewal")]
+    assert sorted(cluster.supervisor.names()) == sorted(wanted)
+    config = get(cluster, "-n", NAMESPACE, "configmap", "lq-operator-importer")["data"]["config.yaml"]
+    assert yaml.safe_load(config)["allowedPrivateNetworks"] == ["10.78.0.0/24"], "the lab's image server"
+    release.stop()
     assert cluster.supervisor.names() == []
 
 
