@@ -56,8 +56,16 @@ class ApiServer:
         self.kubeconfig = kubeconfig
         self._client = kubernetes.config.new_client_from_config(kubeconfig)
 
-    def call(self, method: str, path: str, body: Any = None, content: str = "application/json", **query: str) -> Answer:
-        headers = {"Content-Type": content, "Accept": "application/json"}
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        content: str = "application/json",
+        accept: str = "application/json",
+        **query: str,
+    ) -> Answer:
+        headers = {"Content-Type": content, "Accept": accept}
         token = self._client.configuration.get_api_key_with_prefix("BearerToken")
         if token:
             headers["Authorization"] = token
