@@ -1,5 +1,8 @@
 """Where programs are taken from, with stand-ins that only know their version."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -91,3 +94,22 @@ def test_a_build_is_renamed_stamped_and_made_once(places: dict[str, Path]) -> No
 
 def test_kubernetes_version_is_the_pinned_module() -> None:
     assert f"k8s.io/kubernetes {binaries.KUBERNETES_VERSION}" in (binaries._MODULE_DIR / "go.mod").read_text()
+
+
+def test_a_build_ends_with_the_command_that_wanted_it(places: dict[str, Path], tmp_path: Path) -> None:
+    go = places["path"] / "go"
+    go.parent.mkdir(parents=True)
+    go.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid.new && mv {tmp_path}/pid.new {tmp_path}/pid; exec sleep 300\n")
+    go.chmod(0o755)
+    code = "from lq_operator.lab import binaries; binaries.ensure('etcd')"
+    wanted_by = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists():
+        assert time.monotonic() < deadline, "the build has not begun"
+        time.sleep(0.05)
+    wanted_by.kill()
+    wanted_by.wait()
+    build = Path("/proc", (tmp_path / "pid").read_text().strip(), "cmdline")
+    while build.exists() and build.read_bytes():  # a zombie's is empty
+        assert time.monotonic() < deadline, "the build outlives its command"
+        time.sleep(0.05)
