@@ -222,3 +222,11 @@ def test_the_chart_itself_translates():
 def test_helms_refusal_is_passed_on():
     with pytest.raises(LabError, match="wokers"):
         render(helm(), CHART, {"run": {"wokers": 1}}, release=RELEASE, namespace=NAMESPACE)
+
+
+def test_a_secret_that_the_chart_only_names_must_exist():
+    values = {
+        "coordination": {"backend": "etcd", "etcd": {"endpoints": ["https://e:2379"], "tlsSecret": "etcd-client"}}
+    }
+    with pytest.raises(LabError, match=f"Secret {NAMESPACE}/etcd-client does not exist"):
+        render(helm(), CHART, values, release=RELEASE, namespace=NAMESPACE)
