@@ -141,6 +141,9 @@ def _index() -> str:
             "# Custom resources\n",
             f"Group and version: `{API_VERSION}`. `kubectl get lq` lists all of them; `kubectl explain KIND.spec` shows the same "
             "texts.\n`spec` is yours, `status` is ours. Ready means: as declared.\n",
+            "Kubernetes 1.31 or later: the rules use its CEL libraries for quantities and addresses, and the kinds have "
+            "selectable\nfields. Every limit named in these pages is tested against a real API server. A Kubernetes quantity is "
+            'always written as\ntext here (`10Gi`, `"0"`), and a MAC address in quotes: YAML reads some of them as numbers.\n',
             "| kind | short | scope | |\n|---|---|---|---|\n" + "".join(rows),
         ]
     )

@@ -53,6 +53,11 @@ class KubeTransport:
     ) -> None:
         await self.close()
 
+    @property
+    def api_client(self) -> client.ApiClient:
+        """The generated client, for the typed APIs (Leases)."""
+        return self._client
+
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()  # type: ignore[no-untyped-call]

@@ -64,46 +64,59 @@ class _Job:
             return True
 
 
-class _Workers:
-    """The threads of one lane, started when first needed, ended by close()."""
+IDLE_S = 60.0  # a thread without work ends: five hundred hosts must not hold thousands of them for ever
 
-    def __init__(self, name: str, limit: int) -> None:
+
+class _Workers:
+    """The threads of one lane: started when work waits, ended by idleness or close()."""
+
+    def __init__(self, name: str, limit: int, idle_s: float = IDLE_S) -> None:
         self._name = name
         self._limit = limit
+        self._idle_s = idle_s
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads = 0
-        self._busy = 0
+        self._pending = 0  # submitted and not finished: a hung call counts, so that the next one gets its own thread
         self._lock = threading.Lock()
 
     def submit(self, job: _Job) -> None:
         with self._lock:
-            grow = self._threads < self._limit and self._busy >= self._threads - self._queue.qsize()
-            if grow:
-                self._threads += 1
-        self._queue.put(job)
+            self._pending += 1
+            self._queue.put(job)
+            grow = self._threads < min(self._limit, self._pending)
+            self._threads += grow
         if grow:
             threading.Thread(target=self._work, name=self._name, daemon=True).start()
 
     def close(self) -> None:
         with self._lock:
-            threads, self._limit = self._threads, 0
-        for _ in range(threads):
-            self._queue.put(None)
+            self._limit = 0
+            for _ in range(self._threads):
+                self._queue.put(None)
 
     def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
-            if not job.claim():
-                continue
+        while (job := self._next()) is not None:
+            if job.claim():
+                try:
+                    result, problem = job.fn(), None
+                except BaseException as caught:  # handed to whoever waits, whatever it is; a thread has nobody else
+                    result, problem = None, caught
+                job.deliver(result, problem)
+                del result, problem  # libvirt objects must not live on in an idle thread
+            del job
             with self._lock:
-                self._busy += 1
+                self._pending -= 1
+        # Whoever gets None has been taken off self._threads, or the lane is closed.
+
+    def _next(self) -> _Job | None:
+        while True:
             try:
-                result, problem = job.fn(), None
-            except BaseException as caught:  # handed to whoever waits, whatever it is; a thread has nobody else
-                result, problem = None, caught
-            with self._lock:
-                self._busy -= 1
-            job.deliver(result, problem)
-            del job, result, problem  # libvirt objects must not live on in an idle thread
+                return self._queue.get(timeout=self._idle_s)
+            except queue.Empty:
+                with self._lock:
+                    if self._queue.empty():  # submit() holds the same lock: nothing can slip in between
+                        self._threads -= 1
+                        return None
 
 
 @dataclass(frozen=True, slots=True)

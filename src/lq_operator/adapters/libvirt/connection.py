@@ -167,6 +167,7 @@ _REMEDIES = (
 def explain(endpoint: Endpoint, problem: libvirt.libvirtError) -> WorldError:
     """An error of open() as a sentence: where, what it means and the remedy, libvirt's words last."""
     said = " ".join(text_of(problem).split())
+    said = said[:500]  # it ends in a condition, and whoever answers on that port chose the words
     said = re.sub(r"\S*/lq-host-[^/\s]*/", "", said)  # a path of this process helps nobody
     lowered = said.lower()
     where = f"{endpoint.host} port {endpoint.port}"

@@ -79,7 +79,7 @@ def define(conn: Any, plan: DomainPlan) -> None:
 
 
 def start(conn: Any, domain_name: str, *, paused: bool) -> None:
-    """Boot from the definition, never from a managed save (discarded only by an explicit wish, not here)."""
+    """Boot from the definition (or from the managed save that somebody made by hand: it has a gate, too)."""
     _find(conn, domain_name).createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
 
 
@@ -129,7 +129,9 @@ def undefine(conn: Any, domain_name: str, *, keep_nvram: bool) -> None:
     else:
         flags |= libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_TPM
     try:
-        _find(conn, domain_name).undefineFlags(flags)
+        dom = _find(conn, domain_name)
+        if dom.isPersistent():  # one that only runs has no definition to forget
+            dom.undefineFlags(flags)
     except libvirt.libvirtError as problem:
         if code_of(problem) != libvirt.VIR_ERR_NO_DOMAIN:
             raise

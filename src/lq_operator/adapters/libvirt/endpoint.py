@@ -145,6 +145,10 @@ def probe(endpoint: Endpoint, timeout_s: float) -> None:
     where = f"{endpoint.host} port {endpoint.port}"
     try:
         socket.create_connection((endpoint.host, endpoint.port), timeout=timeout_s).close()
+    except UnicodeError as problem:
+        raise Rejected(
+            f"the name {endpoint.host!r} cannot be a host's: correct spec.uri", field="spec.uri"
+        ) from problem
     except socket.gaierror as problem:
         raise Transient(
             f"the name {endpoint.host!r} does not resolve ({problem.strerror}): correct spec.uri or the DNS"

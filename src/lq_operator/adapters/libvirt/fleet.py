@@ -76,8 +76,9 @@ class LibvirtFleet:
         self._callbacks.append(callback)
 
     def _emit(self, event: DomainEvent) -> None:
+        """In order, each from the loop itself: what a callback raises is reported there and breaks no connection."""
         for callback in self._callbacks:
-            callback(event)
+            asyncio.get_running_loop().call_soon(callback, event)
 
     async def close(self) -> None:
         """End every connection; bounded by twice the close timeout, whatever the hosts do."""
@@ -113,6 +114,7 @@ class _Link:
         self._jitter = random.Random()  # noqa: S311 - spreads reconnections, guards nothing
         self.why = "connecting for the first time"
         self._task = self._loop.create_task(self._keep(), name=f"libvirt-{node}")
+        self._task.add_done_callback(self._ended)
 
     def wants(self, uri: str, credentials: Mapping[str, bytes]) -> bool:
         return self._uri == uri and self._credentials == dict(credentials)
@@ -124,6 +126,13 @@ class _Link:
         """Stop trying, end the connection politely where it lives. Bounded."""
         self._task.cancel()
         await asyncio.wait({self._task})
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A bug must not look like a host that is away."""
+        problem = None if task.cancelled() else task.exception()
+        if problem is not None:
+            self.why = f"internal error while connecting: {problem!r}; see the log"
+            self._loop.call_exception_handler({"message": f"libvirt link of {self._node}", "exception": problem})
 
     async def _keep(self) -> None:
         try:
@@ -216,7 +225,7 @@ class _Attempt:
             opened = open_connection(
                 link._node, self._access, self._wire, link._settings, self._on_close, self._on_event
             )
-        except WorldError as problem:
+        except BaseException as problem:  # also a bug: the loop decides, a thread has nobody to tell
             self._tell(functools.partial(self._settle, None, problem))
             return
         with self._lock:
@@ -226,7 +235,7 @@ class _Attempt:
         if late:
             opened.close(polite=False, timeout_s=link._settings.close_timeout_s)
 
-    def _settle(self, opened: Opened | None, problem: WorldError | None) -> None:
+    def _settle(self, opened: Opened | None, problem: BaseException | None) -> None:
         if self._future.done():
             return
         if opened is not None:

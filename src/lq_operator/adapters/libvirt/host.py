@@ -183,10 +183,8 @@ class LibvirtHost:
             self._run(call, f"{pool}/{name}", storage.upload, pool, name, handover.chunks(), handover.wanted)
         )
         try:
-            async for chunk in content:
+            async for chunk in _until_done(content, writing):
                 await handover.put(chunk, writing)
-                if writing.done():
-                    break
             await handover.put(None, writing)
             await writing
         except BaseException:
@@ -215,6 +213,24 @@ class LibvirtHost:
 
     async def list_bridges(self) -> tuple[str, ...]:
         return await self._run(_read("list_bridges"), "", networks.list_bridges)
+
+
+async def _until_done(content: AsyncIterator[bytes], writing: asyncio.Future[None]) -> AsyncIterator[bytes]:
+    """The chunks, until the upload has ended: a slow source must not hide that the host is gone."""
+    while not writing.done():
+        coming = asyncio.ensure_future(_next_of(content))
+        try:
+            await asyncio.wait({coming, writing}, return_when=asyncio.FIRST_COMPLETED)
+            chunk = await coming if coming.done() else None
+        finally:
+            coming.cancel()
+        if chunk is None:
+            return
+        yield chunk
+
+
+async def _next_of(content: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(content, None)
 
 
 class _Handover:

@@ -7,6 +7,7 @@ thread at a time. Holds no clock: the caller expires reservations.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -107,11 +108,17 @@ class PlacementEngine:
             if verdict.filter:
                 return verdict
         cells = self._choose_cells(shape, self.state.rows[host])
-        self.state.occupy(host, identity, Occupant(shape, cells, reserved=True))
-        reservation = Reservation(identity, host, shape, cells, self.version(host))
-        self.state.reserved[identity] = reservation
         self._asked.pop(identity, None)
-        return reservation
+        return self.hold(Reservation(identity, host, shape, cells, 0))
+
+    def hold(self, reservation: Reservation) -> Reservation:
+        """Take a reservation as it is, unchecked: for replay, and for a host that is not known yet."""
+        self.release(reservation.identity)
+        occupant = Occupant(reservation.shape, reservation.numa_cells, reserved=True)
+        self.state.occupy(reservation.host, reservation.identity, occupant)
+        held = replace(reservation, row_version=self.version(reservation.host))
+        self.state.reserved[reservation.identity] = held
+        return held
 
     def release(self, identity: VmKey) -> None:
         """Give a reservation back; nothing happens where there is none."""

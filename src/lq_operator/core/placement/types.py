@@ -262,7 +262,8 @@ class Shape:
         if self.dedicated_cpus and self.vcpus % cells:
             raise ValueError(f"vm.vcpus: {self.vcpus} cannot be divided evenly over {cells} NUMA cells")
         put = object.__setattr__
-        put(self, "devices", _amounts("vm", "devices", self.devices))
+        devices = _amounts("vm", "devices", self.devices)
+        put(self, "devices", MappingProxyType({name: count for name, count in devices.items() if count}))
         put(self, "pools", _amounts("vm", "pools", self.pools))
         put(self, "labels", MappingProxyType(dict(sorted(self.labels.items()))))
         put(self, "bound_volumes", MappingProxyType(dict(sorted(self.bound_volumes.items()))))

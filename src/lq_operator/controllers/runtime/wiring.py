@@ -1,0 +1,131 @@
+"""Who is woken by what: the routes from watch events and host events to the queues of the host-facing controllers.
+
+Routes only; a hint that is lost here is made up for by the resync of each queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from lq_operator.api.attestation import HostAttestation
+from lq_operator.api.base import Resource
+from lq_operator.api.cluster import HypervisorCluster
+from lq_operator.api.image import Image
+from lq_operator.api.network import VirtualNetwork
+from lq_operator.api.node import HypervisorNode
+from lq_operator.api.pool import StoragePool
+from lq_operator.api.vm import VirtualMachine
+from lq_operator.api.vmclass import VirtualMachineClass
+from lq_operator.api.vmoperation import VirtualMachineOperation
+from lq_operator.api.volume import Volume
+from lq_operator.controllers.runtime.placements import placed_on
+from lq_operator.controllers.runtime.refs import disk_volumes
+from lq_operator.core.model import DomainEvent, Identity, NodeName
+from lq_operator.ports import Store
+
+Enqueue = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Routes:
+    """`queues`: name -> enqueue for vm, guest, volume, node, pool, network, cluster, attestation, domain."""
+
+    store: Store
+    queues: Mapping[str, Enqueue]
+    installation: str
+
+    def object_changed(self, kind: type[Resource], key: str) -> None:
+        """A watch has seen this object change, appear or vanish."""
+        own = _OWN_QUEUE.get(kind)
+        if own is not None:
+            self.queues[own](key)
+        if kind is VirtualMachine:
+            self._vm(key)
+        elif kind is VirtualMachineOperation:
+            self._operation(key)
+        elif kind is Volume:
+            self._volume_users(key)
+        elif kind is Image:
+            self._all(Volume, "volume", lambda volume: volume.status.phase != "Ready")
+        elif kind in (HypervisorNode, HostAttestation):
+            self._node(kind, key)
+        elif kind in (StoragePool, VirtualNetwork, VirtualMachineClass, HypervisorCluster):
+            self._all(Volume, "volume", lambda volume: volume.status.phase != "Ready")
+            self._all(VirtualMachine, "vm", _unsettled)
+            if kind is HypervisorCluster:
+                self._all(VirtualNetwork, "network", lambda _: True)
+
+    def host_event(self, event: DomainEvent) -> None:
+        """A host has said something by itself."""
+        if not event.domain_name:
+            self.queues["node"](event.node)
+            return
+        self.queues["domain"](f"{event.node} {event.domain_name}")
+        if event.kind == "agent":
+            _, _, rest = event.domain_name.partition("_")
+            namespace, _, name = rest.partition("_")
+            self.queues["guest"](f"{namespace}/{name}")
+
+    def domain_changed(self, identity: Identity) -> None:
+        """A listing shows another state of this VM's domain."""
+        self.queues["vm"](identity.key)
+        self.queues["guest"](identity.key)
+
+    def _vm(self, key: str) -> None:
+        namespace, _, name = key.partition("/")
+        vm = self.store.get(VirtualMachine, namespace, name)
+        if vm is None:
+            # Its Volumes may go now, and its domain, if any is left, is an orphan.
+            self._all(Volume, "volume", lambda volume: volume.deleting and volume.metadata.namespace == namespace)
+            return
+        for volume in disk_volumes(vm).values():
+            self.queues["volume"](f"{namespace}/{volume}")
+
+    def _operation(self, key: str) -> None:
+        namespace, _, name = key.partition("/")
+        operation = self.store.get(VirtualMachineOperation, namespace, name)
+        if operation is not None:
+            self.queues["vm"](f"{namespace}/{operation.spec.vm_ref.name}")
+
+    def _volume_users(self, key: str) -> None:
+        namespace, _, name = key.partition("/")
+        for vm in self.store.list(VirtualMachine):
+            if vm.metadata.namespace == namespace and name in disk_volumes(vm).values():
+                self.queues["vm"](vm.key)
+
+    def _node(self, kind: type[Resource], key: str) -> None:
+        node = key
+        if kind is HostAttestation:
+            found = self.store.get(HostAttestation, None, key)
+            if found is None:
+                return
+            node = found.spec.node
+            self.queues["node"](node)
+        for vm in placed_on(self.store, NodeName(node)):
+            self.queues["vm"](vm.key)
+        changed = self.store.get(HypervisorNode, None, node)
+        if changed is not None:
+            self.queues["cluster"](changed.spec.cluster_ref.name)
+        self._all(HostAttestation, "attestation", lambda a: a.spec.node == node)
+
+    def _all(self, kind: type[Resource], queue: str, wanted: Callable[..., bool]) -> None:
+        for obj in self.store.list(kind):
+            if wanted(obj):
+                self.queues[queue](obj.key)
+
+
+_OWN_QUEUE: dict[type[Resource], str] = {
+    VirtualMachine: "vm",
+    Volume: "volume",
+    HypervisorNode: "node",
+    StoragePool: "pool",
+    VirtualNetwork: "network",
+    HypervisorCluster: "cluster",
+    HostAttestation: "attestation",
+}
+
+
+def _unsettled(vm: VirtualMachine) -> bool:
+    ready = vm.status.condition("Ready")
+    return ready is None or ready.status != "True"
