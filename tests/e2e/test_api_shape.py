@@ -4,10 +4,10 @@ import subprocess
 from typing import Any
 
 import pytest
-from apiserver import NAMESPACE, ApiServer, collection
+from apiserver import NAMESPACE, REPOSITORY, ApiServer, collection
 from limits import base, edit
 
-from lq_operator.api.base import API_VERSION, Resource, Scope
+from lq_operator.api.base import API_VERSION, GROUP, Resource, Scope
 from lq_operator.api.kinds import KINDS
 from lq_operator.lab import binaries
 
@@ -40,6 +40,33 @@ STATUS: dict[str, Any] = {
     "addresses": ["10.20.1.10"],
     "conditions": [{"type": "Ready", "status": "True", "reason": "AsDeclared", "message": "As declared."}],
 }
+
+
+@pytest.mark.parametrize("how", ["--server-side", "--server-side=false"])
+def test_the_committed_files_are_accepted_without_a_warning(api_server: ApiServer, how: str) -> None:
+    """Both ways people apply them: without --server-side each must fit into an annotation of 256 KiB."""
+    folder = str(REPOSITORY / "crds")
+    done = kubectl(
+        api_server,
+        "apply",
+        how,
+        "--dry-run=server",
+        "--validate=strict",
+        "--force-conflicts" if how == "--server-side" else "--wait=false",
+        "-f",
+        folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "unchanged" in done.stdout or "applied" in done.stdout or "configured" in done.stdout
+    assert [line for line in done.stderr.splitlines() if "last-applied-configuration" not in line] == []
+
+
+@EVERY_KIND
+def test_schemas_are_structural(api_server: ApiServer, kind: type[Resource]) -> None:
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kind.plural}.{GROUP}"
+    conditions = {entry["type"]: entry["status"] for entry in api_server.call("GET", path).body["status"]["conditions"]}
+    assert conditions["Established"] == conditions["NamesAccepted"] == "True"
+    assert "NonStructuralSchema" not in conditions
 
 
 @EVERY_KIND
