@@ -26,8 +26,14 @@ from lq_operator.adapters.kube.transport import KubeTransport
 from lq_operator.adapters.kube.watch import KubeWatch
 from lq_operator.adapters.libvirt.fleet import LibvirtFleet
 from lq_operator.api.base import Resource
+from lq_operator.api.cluster import HypervisorCluster
 from lq_operator.api.kinds import KINDS
+from lq_operator.api.network import VirtualNetwork
+from lq_operator.api.node import HypervisorNode
+from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
+from lq_operator.api.vmclass import VirtualMachineClass
+from lq_operator.api.volume import Volume
 from lq_operator.config import ProcessSettings, RunSettings, SchedulerSettings
 from lq_operator.controllers.hostset import HostSet, World
 from lq_operator.controllers.runtime.loop import PeriodicLoop
@@ -40,6 +46,19 @@ from lq_operator.telemetry.health import Health, HealthServer, beat_loop
 from lq_operator.telemetry.logging import configure, get_logger
 
 log = get_logger(__name__)
+
+HOST_KINDS = KINDS
+"""What `run` watches: everything."""
+SCHEDULER_KINDS = (
+    HypervisorCluster,
+    HypervisorNode,
+    StoragePool,
+    VirtualMachineClass,
+    VirtualMachine,
+    VirtualNetwork,
+    Volume,
+)
+"""What `scheduler` watches; its role reads no more (charts/lq-operator/templates/scheduler)."""
 
 EXIT_WATCH_FAILED = 70
 """EX_SOFTWARE of sysexits.h: the watch could not be kept up; the supervisor starts us again."""
@@ -67,12 +86,12 @@ class Main(Protocol):
 
 async def run_hosts(settings: RunSettings) -> None:
     """`lq-operator run`: nodes, VMs, volumes, networks, pools."""
-    await _process(settings, KINDS, _hosts)
+    await _process(settings, HOST_KINDS, _hosts)
 
 
 async def run_scheduler(settings: SchedulerSettings) -> None:
     """`lq-operator scheduler`."""
-    await _process(settings, KINDS, _schedule)
+    await _process(settings, SCHEDULER_KINDS, _schedule)
 
 
 async def _hosts(base: Base, tenure: Tenure) -> None:
@@ -101,7 +120,7 @@ async def _schedule(base: Base, tenure: Tenure) -> None:
         tenure,
         base.events,
         base.clock,
-        lambda: base.store.synced(*KINDS) and not base.store.broken(VirtualMachine),
+        lambda: base.store.synced(*SCHEDULER_KINDS) and not base.store.broken(VirtualMachine),
     )
 
     async def gather_then_place() -> None:

@@ -91,9 +91,14 @@ def in_cluster(environ: Mapping[str, str] = os.environ, directory: Path = SERVIC
         host=f"https://{f'[{host}]' if ':' in host else host}:{port}", ssl_ca_cert=str(authority)
     )
     namespace = directory / "namespace"
+    token_file = TokenFile(directory / "token")
+    # The generated client (Leases) asks the configuration, and only where a key is there already.
+    configuration.api_key["BearerToken"] = ""
+    hook = lambda asked: asked.api_key.update(BearerToken=f"Bearer {token_file.read()}")  # noqa: E731
+    setattr(configuration, "refresh_api_key_hook", hook)  # noqa: B010 - the stub says None, the class calls it
     return Endpoint(
         configuration=configuration,
-        token_file=TokenFile(directory / "token"),
+        token_file=token_file,
         namespace=namespace.read_text().strip() if namespace.is_file() else "default",
     )
 
