@@ -391,7 +391,7 @@ def target_is_another_host(current: Placement | None, request: Any) -> Refusal |
     """The same UUID behind two names is one host."""
     assert current is not None
     if request.target.host_uuid == current.host_uuid or request.target.node == current.node:
-        return Refusal(Reason.WRONG_HOST, f"{request.target.node} is where it runs")
+        return Refusal(Reason.WRONG_HOST, f"{request.target.node} is the host that it runs on already")
     return None
 
 
