@@ -76,6 +76,7 @@ class HostSet:
         self.reconcilers = self._reconcilers(workers, resync_s)
         self.routes = Routes(world.store, {name: r.enqueue for name, r in self.reconcilers.items()}, world.installation)
         self.book.on_change(self.routes.domain_changed)
+        self.book.on_owned(self.routes.host_owned)
 
     # ------------------------------------------------------------ what comes in
 

@@ -87,7 +87,7 @@ class Takeover:
             boot=seen.gate,
             term=seen.term,
             inventory=inventory,
-            names=set(seen.record or ()),
+            names=set(seen.record_after or ()),
             domains={domain.domain_name: domain for domain in domains},
             listed_at=self.book.next_listing(),
         )
@@ -102,8 +102,9 @@ class Takeover:
 
     async def _step(self, host: Host, step: t.Step, seen: t.Seen) -> t.Seen:
         match step:
-            case t.ReadRecord():
-                return replace(seen, record=await _names(host, RECORD_POOL))
+            case t.ReadRecord(again):
+                names = await _names(host, RECORD_POOL)
+                return replace(seen, record_after=names) if again else replace(seen, record=names)
             case t.CreateGate():
                 await self._create_gate(host, step)
                 return replace(seen, gate_created=True)
@@ -117,11 +118,11 @@ class Takeover:
                 return replace(seen, gates=None)
             case t.NoteFacts():
                 claimed = await self._note(host, step.names)
-                return replace(seen, record=None, claimed_here=seen.claimed_here or claimed)
+                return replace(seen, record_after=None, claimed_here=seen.claimed_here or claimed)
             case t.Withdraw():
                 for name in step.names:
                     await host.delete_volume(RECORD_POOL, name)
-                return replace(seen, record=None)
+                return replace(seen, record=None, record_after=None)
             case _:
                 raise AssertionError(f"not a step of a takeover: {step}")
 

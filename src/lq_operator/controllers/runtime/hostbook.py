@@ -93,10 +93,15 @@ class HostBook:
         self._listings = 0
         self.version = 0
         self._changed: list[Callable[[Identity], None]] = []
+        self._owned: list[Callable[[NodeName], None]] = []
 
     def on_change(self, callback: Callable[[Identity], None]) -> None:
         """Called when a listing shows another state of one of our domains than before."""
         self._changed.append(callback)
+
+    def on_owned(self, callback: Callable[[NodeName], None]) -> None:
+        """Called when a host has been taken over, and when it is lost."""
+        self._owned.append(callback)
 
     def owned(self, node: NodeName | None) -> OwnedHost | None:
         """The host, while its connection lives and my gate was there at the last look."""
@@ -117,6 +122,8 @@ class HostBook:
         self._hosts[entry.node] = entry
         self.version += 1
         self._tell((before.domains if before else {}), entry.domains)
+        for callback in self._owned:
+            callback(entry.node)
 
     def lost(self, node: NodeName) -> None:
         """It cannot be seen any more: its VMs are told. What it showed last is kept and still forbids starts elsewhere."""
@@ -125,6 +132,8 @@ class HostBook:
             entry.silent = True
             self.version += 1
             self._tell(entry.domains, {})
+            for callback in self._owned:
+                callback(node)
 
     def drop(self, node: NodeName) -> None:
         """It left the cluster, with evidence: nothing it showed counts any more."""

@@ -67,6 +67,16 @@ class Routes:
             namespace, _, name = rest.partition("_")
             self.queues["guest"](f"{namespace}/{name}")
 
+    def host_owned(self, node: NodeName) -> None:
+        """A host was taken over or lost: pools and networks on it, the cluster, and whoever waits for it."""
+        self._all(StoragePool, "pool", lambda _: True)
+        self._all(VirtualNetwork, "network", lambda _: True)
+        self._all(HypervisorCluster, "cluster", lambda _: True)
+        self._all(Volume, "volume", lambda volume: volume.status.phase != "Ready" or volume.deleting)
+        self._all(VirtualMachine, "vm", _unsettled)
+        for vm in placed_on(self.store, node):
+            self.queues["vm"](vm.key)
+
     def domain_changed(self, identity: Identity) -> None:
         """A listing shows another state of this VM's domain."""
         self.queues["vm"](identity.key)
