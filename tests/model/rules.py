@@ -219,7 +219,9 @@ class Rules:
             gate = last_boot if "boot in evidence" in self.off else gate
             if "attestation per term" in self.off:
                 quoted = term
-            statement = ev.Attestation("a", NODES[host], UUIDS[host], gate_text(gate) or BootNonce("-"), "me", quoted_term=quoted)
+            statement = ev.Attestation(
+                "a", NODES[host], UUIDS[host], gate_text(gate) or BootNonce("-"), "me", quoted_term=quoted
+            )
             contact = ev.HostContact(NODES[host], UUIDS[host], gate_text(last_boot), False)
             self._answers[key] = isinstance(ev.judge_attestation(statement, contact, term), ev.Accepted)
         return bool(self._answers[key])
