@@ -18,6 +18,9 @@ from lq_operator.core.placement.state import BoolArray, ClusterState, IntArray, 
 from lq_operator.core.placement.types import HOSTNAME_KEY, HostFacts, Shape, SpreadTerm, VmTerm
 
 
+NO_DOMAIN = 2**40
+
+
 class Depends(Enum):
     """What can change a filter's answer, so what its cached answer must be dropped for."""
 
@@ -374,7 +377,10 @@ def _says_refused(state: ClusterState, question: Question, row: int) -> str:
 
 
 def fewest(state: ClusterState, question: Question, group: Group, key: str) -> int:
-    """The smallest count in any domain that has a host passing every FACTS filter."""
+    """The smallest count in any domain that has a host passing every FACTS filter.
+
+    Without any such host nothing is uneven: the FACTS filters say already why the VM fits nowhere.
+    """
     assert question.eligible is not None
     eligible = question.eligible[: state.n]
     if key == HOSTNAME_KEY:
@@ -386,8 +392,8 @@ def fewest(state: ClusterState, question: Question, group: Group, key: str) -> i
             domains = np.unique(topology.ids[: state.n][eligible])
             known = question.eligible_domains[key] = (topology.version, domains[domains >= 0].tolist())
         per_domain = state.groups.domain_counts(group, key).tolist()
-        return min([per_domain[domain] for domain in known[1]], default=0)
-    return int(counts.min()) if len(counts) else 0
+        return min([per_domain[domain] for domain in known[1]], default=NO_DOMAIN)
+    return int(counts.min()) if len(counts) else NO_DOMAIN
 
 
 def _fails_spread(state: ClusterState, question: Question, rows: Rows) -> BoolArray:

@@ -237,6 +237,7 @@ class ClusterState:
 
     def set_host(self, facts: HostFacts) -> None:
         """A host appeared or its facts changed."""
+        self.max_cells = max(self.max_cells, len(facts.cells))
         row = self.rows.get(facts.name)
         if row is None:
             row = self._new_row(facts)
@@ -246,7 +247,6 @@ class ClusterState:
         if [cell.cell for cell in entry.facts.cells] != [cell.cell for cell in facts.cells]:
             self._renumber_cells(row, entry, facts)
         entry.facts = facts
-        self.max_cells = max(self.max_cells, len(facts.cells))
         for pool, reach in facts.pools.items():
             if reach.shared and pool not in self._shared_pools:
                 self._shared_pools.add(pool)

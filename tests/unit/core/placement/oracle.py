@@ -147,7 +147,7 @@ def refusals_by_vms(shape: Shape, own: str, host: HostFacts, hosts: list[HostFac
     for spread in shape.spread:
         where = domain(host, spread.topology_key)
         eligible = {domain(h, spread.topology_key) for h in hosts if not refusals_by_facts(shape, h)} - {None}
-        low = min((len(in_domain(spread.term, d)) for d in eligible), default=0)
+        low = min((len(in_domain(spread.term, d)) for d in eligible), default=2**40)
         mine = 1 if selected(spread.selector, spread.namespaces, own, me, shape) else 0
         if where is None or len(in_domain(spread.term, where)) + mine - low > spread.max_skew:
             bad.append("spread")
