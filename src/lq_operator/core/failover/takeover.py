@@ -141,7 +141,8 @@ class Seen:
     """What this process knows in one takeover of one host.
 
     `gate`: the fresh name chosen for this takeover. `record`: names in lq-state as read first, None before;
-    `record_after`: as read after the gate was created and after the last NoteFacts. `gate_created`: CreateGate was done. `gates`: names in the gate pool as last listed AFTER the creation and after
+    `record_after`: as read after the gate was created and after the last NoteFacts. `gate_created`: CreateGate was
+    done. `gates`: names in the gate pool as last listed AFTER the creation and after
     the last DeleteGates, None before. `domains_listed`: listed completely after that. `gates_after`: the listing
     after it. `former_gates`: gates that this process made on this host before (other takeovers of the same term).
     `known`: node -> UUID as registered; `claimed_here`: NoteFacts of this takeover created the installation fact.
