@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     action = crds.add_mutually_exclusive_group(required=True)
     action.add_argument("--write", type=Path, metavar="DIR", help="write them into DIR")
     action.add_argument("--check", type=Path, metavar="DIR", help="fail when DIR differs from the models")
+    crds.add_argument("--docs", type=Path, metavar="DIR", help="the reference pages too, in this folder")
     lab_cli.add_parser(commands)
     return parser
 
@@ -73,11 +74,16 @@ def _process(arguments: argparse.Namespace) -> int:
 
 
 def _crds(arguments: argparse.Namespace) -> int:
-    from lq_operator.api import crdgen
+    from lq_operator.api import crdgen, docgen
 
     if arguments.write is not None:
         crdgen.write(arguments.write)
+        if arguments.docs is not None:
+            docgen.write(arguments.docs)
         return 0
-    for line in (problems := crdgen.check(arguments.check)):
+    problems = crdgen.check(arguments.check)
+    if arguments.docs is not None:
+        problems += docgen.check(arguments.docs)
+    for line in problems:
         print(line)
     return 1 if problems else 0

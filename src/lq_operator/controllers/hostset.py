@@ -13,6 +13,7 @@ from lq_operator.api.network import VirtualNetwork
 from lq_operator.api.node import HypervisorNode
 from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
+from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.attestation import AttestationController
 from lq_operator.controllers.cluster import ClusterController
@@ -22,6 +23,7 @@ from lq_operator.controllers.node.controller import NodeController
 from lq_operator.controllers.node.decommission import Decommission
 from lq_operator.controllers.node.report import NodeReporter
 from lq_operator.controllers.node.residents import Housekeeper
+from lq_operator.controllers.operation import OperationController
 from lq_operator.controllers.pool import PoolController
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.guestbook import GuestBook
@@ -162,6 +164,7 @@ class HostSet:
         pool = PoolController(w.store, w.resources, book, w.clock)
         network = NetworkController(w.store, w.resources, self._namespaces, book, w.clock)
         volume = VolumeController(w.store, w.resources, self._namespaces, book, w.events, w.clock)
+        operation = OperationController(w.store, w.resources, w.clock)
         cluster = ClusterController(w.store, w.resources, book, self.inventory, w.events, w.clock, self.api_went_back)
         guest = GuestController(w.store, book, self.guests, w.clock, self._wake_vm)
 
@@ -188,6 +191,7 @@ class HostSet:
             "network": make("network", network.reconcile, VirtualNetwork, 4),
             "cluster": make("cluster", cluster.reconcile, HypervisorCluster, 2),
             "attestation": make("attestation", self.attestation.reconcile, HostAttestation, 2),
+            "operation": make("operation", operation.reconcile, VirtualMachineOperation, 2),
             "domain": make("domain", self._refresh, None, workers),
         }
 

@@ -127,6 +127,7 @@ class Routes:
 
 _OWN_QUEUE: dict[type[Resource], str] = {
     VirtualMachine: "vm",
+    VirtualMachineOperation: "operation",
     Volume: "volume",
     HypervisorNode: "node",
     StoragePool: "pool",
