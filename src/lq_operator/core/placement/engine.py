@@ -15,7 +15,7 @@ from lq_operator.core.placement import counterfactual, explain
 from lq_operator.core.placement.classes import ABSENT, CODES, GUARD, REFUSED, ClassView, keys_of, wish_score
 from lq_operator.core.placement.filters import FILTERS, Question, cell_fits
 from lq_operator.core.placement.scores import Numbers, after_on_row, after_placement, weights_for
-from lq_operator.core.placement.state import ClusterState, FloatArray, Occupant
+from lq_operator.core.placement.state import BoolArray, ClusterState, FloatArray, Occupant
 from lq_operator.core.placement.types import (
     Decision,
     HostFacts,
@@ -170,6 +170,11 @@ class PlacementEngine:
             return self._verdict(view, row, self._judge_row(view, row))
         finally:
             self._put_back(request.identity, held)
+
+    def fitting_by_facts(self, namespace: str, shape: Shape) -> BoolArray:
+        """Per row: whether the facts of the host (not its room, not other VMs) allow the shape."""
+        fitting: BoolArray = self._view(namespace, shape).static[: self.state.n] == 0
+        return fitting
 
     # ------------------------------------------------------------ inside
 

@@ -17,7 +17,6 @@ from lq_operator.core.placement.selectors import all_match, any_term_matches, un
 from lq_operator.core.placement.state import BoolArray, ClusterState, IntArray, Rows
 from lq_operator.core.placement.types import HOSTNAME_KEY, HostFacts, Shape, SpreadTerm, VmTerm
 
-
 NO_DOMAIN = 2**40
 
 
