@@ -1,3 +1,3 @@
 """Fixtures for every tier."""
 
-pytest_plugins = ["labfixtures"]
+pytest_plugins = ["tests.labfixtures"]

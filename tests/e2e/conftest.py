@@ -1,5 +1,5 @@
 """Fixtures of the end-to-end tier besides the lab."""
 
-from apiserver import api_server
+from tests.e2e.apiserver import api_server
 
 __all__ = ["api_server"]

@@ -11,7 +11,7 @@ import tomllib
 from typing import Any
 
 import yaml
-from apiserver import REPOSITORY, ApiServer, Manifest, read_manifests
+from tests.e2e.apiserver import REPOSITORY, ApiServer, Manifest, read_manifests
 
 from lq_operator.api.base import API_VERSION
 from lq_operator.api.kinds import KINDS

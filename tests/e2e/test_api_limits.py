@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from apiserver import NAMESPACE, Answer, ApiServer
-from limits import (
+from pydantic import ValidationError
+from tests.e2e.apiserver import NAMESPACE, Answer, ApiServer
+from tests.e2e.limits import (
     ALLOWED_RULES,
     CONTROL,
     DUPLICATES,
@@ -33,7 +34,6 @@ from limits import (
     edit,
     put,
 )  # fmt: skip
-from pydantic import ValidationError
 
 from lq_operator.api.base import Resource, Scope
 from lq_operator.api.kinds import KINDS

@@ -4,8 +4,8 @@ import subprocess
 from typing import Any
 
 import pytest
-from apiserver import NAMESPACE, REPOSITORY, ApiServer, collection
-from limits import base, edit
+from tests.e2e.apiserver import NAMESPACE, REPOSITORY, ApiServer, collection
+from tests.e2e.limits import base, edit
 
 from lq_operator.api.base import API_VERSION, GROUP, Resource, Scope
 from lq_operator.api.kinds import KINDS

@@ -10,8 +10,8 @@ from typing import Any
 import kubernetes
 import pytest
 import yaml
+from tests.labfixtures import lab_name, require_lab
 
-from labfixtures import lab_name, require_lab
 from lq_operator.api.base import API_VERSION, GROUP
 from lq_operator.api.kinds import KINDS
 from lq_operator.lab.datacenter import Lab

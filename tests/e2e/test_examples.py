@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apiserver import REPOSITORY, ApiServer, read_manifests
+from tests.e2e.apiserver import REPOSITORY, ApiServer, read_manifests
 
 from lq_operator.api.base import API_VERSION, Resource
 from lq_operator.api.kinds import KINDS

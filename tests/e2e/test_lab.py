@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.labfixtures import lab_name, require_lab
 
-from labfixtures import lab_name, require_lab
 from lq_operator.lab import leftovers
 from lq_operator.lab.cgroups import Cgroup
 from lq_operator.lab.datacenter import Lab, LabHost, take_down

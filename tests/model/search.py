@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .environment import steps
 from .rules import Rules
-from .world import State, running
+from .world import A_PLACEMENT, API, COMMITTED, State, running
 
 
 @dataclass(frozen=True)
@@ -81,3 +81,35 @@ def follow(start: State, rules: Rules, script: tuple[str, ...], *, ha: bool = Tr
             raise Refused(f"step {number} {wanted!r} is not possible; these are:{listed}")
         state = chosen[0]
     return state
+
+
+def reaches_running(start: State, rules: Rules, *, ha: bool, limit: int = 30_000) -> bool | None:
+    """Can the guest run again from here? None when `limit` states did not show it."""
+    seen = {start}
+    level = [start]
+    while level:
+        following = []
+        for state in level:
+            if running(state) == 1 and state[API][A_PLACEMENT] is not None and state[API][A_PLACEMENT][0] == COMMITTED:
+                return True
+            for _, after in steps(state, rules, ha=ha, snapshots=False):
+                if after not in seen:
+                    seen.add(after)
+                    following.append(after)
+        if len(seen) > limit:
+            return None
+        level = following
+    return False
+
+
+def end_of_walk(start: State, rules: Rules, seed: int, length: int, *, ha: bool) -> tuple[State, list[str]]:
+    """Where one random walk gets to, and how."""
+    chance = random.Random(seed)
+    state, labels = start, []
+    for _ in range(length):
+        choices = list(steps(state, rules, ha=ha, snapshots=True))
+        if not choices:
+            break
+        label, state = chance.choice(choices)
+        labels.append(label)
+    return state, labels

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import time
 
-from lq_operator.core.placement import PlacementEngine
 from tests.bench.placement.stream import Stream
+
+from lq_operator.core.placement import PlacementEngine
 
 
 def bench_decisions(hosts: int, decisions: int, *, classes: int = 96, seed: int = 1) -> dict[str, object]:

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from coordination_parts import Site, api_server, create_space, etcd_server
+from tests.contract.coordination.coordination_parts import Site, api_server, create_space, etcd_server
 
 from lq_operator.lab import binaries
 

@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from coordination_parts import Site, opened
+from tests.contract.coordination.coordination_parts import Site, opened
 
 from lq_operator.adapters.coordination.leadership import Leadership, hold
 from lq_operator.adapters.coordination.lease import Timing

@@ -14,7 +14,11 @@ from typing import Any
 
 import kubernetes.aio.client as kube
 import pytest
-from coordination_parts import (
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from tests.contract.coordination.coordination_parts import (
     ADMIN_TOKEN,
     NOBODY_TOKEN,
     Site,
@@ -27,10 +31,6 @@ from coordination_parts import (
     running,
     wait_until,
 )
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from lq_operator.adapters.coordination.etcd import EtcdLeases, EtcdTls
 from lq_operator.adapters.coordination.lease import Timing

@@ -13,7 +13,7 @@ import time
 from contextlib import AsyncExitStack
 
 import pytest
-from coordination_parts import Proxy, Site, helper, opened, tamper
+from tests.contract.coordination.coordination_parts import Proxy, Site, helper, opened, tamper
 
 from lq_operator.adapters.coordination import kubernetes_lease
 from lq_operator.adapters.coordination.lease import LeaseCoordination

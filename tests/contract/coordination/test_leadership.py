@@ -10,8 +10,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
-from coordination_parts import Proxy, Site, helper, opened, tamper
 from prometheus_client import generate_latest
+from tests.contract.coordination.coordination_parts import Proxy, Site, helper, opened, tamper
 
 from lq_operator.adapters.coordination.leadership import EXIT_LEASE_LOST, Leadership, hold
 from lq_operator.adapters.coordination.lease import LeaseCoordination, Timing

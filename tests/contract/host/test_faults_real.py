@@ -280,6 +280,24 @@ async def test_a_process_ends_while_a_host_is_frozen(dc: Datacenter, how: str) -
         await asyncio.to_thread(dc.physical().thaw)
 
 
+async def test_an_upload_ends_with_its_host_though_the_source_is_slow(dc: Datacenter) -> None:
+    host = await connected(dc.fleet, H1)
+    await host.ensure_pool(PoolPlan("lq-up", "/var/lib/libvirt/lq-up"))
+    await host.create_volume("lq-up", VolumePlan("v", 1 << 20, "raw"))
+    started = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x" * 1000
+        started.set()
+        await asyncio.Event().wait()
+
+    uploading = asyncio.create_task(_problem(host.upload("lq-up", "v", slow())))
+    await started.wait()
+    await asyncio.to_thread(dc.physical().freeze)
+    assert isinstance(await uploading, OutcomeUnknown)
+    await asyncio.to_thread(dc.physical().thaw)
+
+
 # ---------------------------------------------------------------- who is not a host of ours
 
 
@@ -299,8 +317,9 @@ async def test_a_foreign_ca_is_named(alone: LibvirtFleet, own_lab: Lab) -> None:
 
 async def test_a_client_certificate_that_the_host_does_not_know(alone: LibvirtFleet, own_lab: Lab) -> None:
     right, wrong = credentials(own_lab), foreign_pki()
-    alone.configure(H1, bare_uri(own_lab.host("h1")), {**wrong, "ca.crt": right["ca.crt"]})
-    assert "certificate" in await _until_why(alone, H1, "certificate")
+    # Consistent at our end (both CAs are trusted here), so that it is the host who refuses.
+    alone.configure(H1, bare_uri(own_lab.host("h1")), {**wrong, "ca.crt": right["ca.crt"] + wrong["ca.crt"]})
+    assert "10.78.0.11" in await _until_why(alone, H1, "certificate")
     assert alone.host(H1) is None
 
 

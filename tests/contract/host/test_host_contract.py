@@ -126,6 +126,7 @@ async def test_undefining_a_running_domain_leaves_it_running(world: HostWorld, s
     seen = await world.host.find_domain(name)
     assert seen is not None
     assert (seen.persistent, seen.state.runs, seen.identity) == (False, True, plan.identity)
+    await world.host.undefine(name)  # forgotten already
     await world.host.destroy(name)
     assert await world.host.find_domain(name) is None
 

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -16,7 +17,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import aiohttp
 import yaml
+from aiohttp import web
 from pydantic import Field
 
 from lq_operator.api import crdgen
@@ -164,6 +167,13 @@ class Site:
             f"--token-auth-file={self.folder / 'tokens.csv'}",
         )
         self._wait(lambda: self.ask("GET", "/readyz")[0] == 200, "the API server")
+
+    def etcd_freeze(self) -> None:
+        """etcd hangs: the API server answers, after its own deadline, with errors."""
+        self._processes["etcd"].send_signal(signal.SIGSTOP)
+
+    def etcd_thaw(self) -> None:
+        self._processes["etcd"].send_signal(signal.SIGCONT)
 
     def apiserver_stop(self) -> None:
         self._stop("apiserver", hard=True)
@@ -321,6 +331,77 @@ async def proxy_before(port: int) -> AsyncIterator[Proxy]:
     finally:
         server.close()
         proxy.cut()
+
+
+class Spoiler:
+    """A plain HTTP proxy before the API server that spoils the next watch of each kind of a list of faults."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.faults: list[str] = []
+        self.spoiled: list[str] = []
+        self.watches = 0
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        watch = "watch" in request.query
+        self.watches += watch
+        fault = self.faults.pop(0) if self.faults and watch and "widgets" in request.path else ""
+        if fault:
+            self.spoiled.append(fault)
+        if fault.isdigit():
+            status = {
+                "kind": "Status",
+                "apiVersion": "v1",
+                "status": "Failure",
+                "code": int(fault),
+                "message": "spoiled",
+            }
+            return web.json_response(status, status=int(fault))
+        url = f"https://127.0.0.1:{self._site.port}{request.raw_path}"
+        headers = {key: value for key, value in request.headers.items() if key != "Host"}
+        body = await request.read()
+        async with (
+            aiohttp.ClientSession(auto_decompress=False) as session,
+            session.request(request.method, url, data=body or None, headers=headers, ssl=False) as answer,
+        ):
+            response = web.StreamResponse(
+                status=answer.status, headers={"Content-Type": answer.headers["Content-Type"]}
+            )
+            await response.prepare(request)
+            if fault:
+                await response.write(_SPOILED[fault])
+                return response
+            async for chunk in answer.content.iter_any():
+                await response.write(chunk)
+            return response
+
+
+_SPOILED = {
+    "error-event-500": b'{"type":"ERROR","object":{"kind":"Status","code":500,"message":"etcdserver: no leader"}}\n',
+    "error-event-410": b'{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}\n',
+    "half-a-line": b'{"type":"MODIFIED","object":{"kind":"Wid',
+    "no-json": b"<html>bad gateway</html>\n",
+    "closed-at-once": b"",
+}
+
+
+@asynccontextmanager
+async def spoiler_before(site: Site) -> AsyncIterator[tuple[Spoiler, Path]]:
+    """The spoiler and a kubeconfig that leads through it."""
+    spoiler = Spoiler(site)
+    app = web.Application(client_max_size=2**26)
+    app.router.add_route("*", "/{path:.*}", spoiler.serve)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    server = web.TCPSite(runner, "127.0.0.1", 0)
+    await server.start()
+    port = runner.addresses[0][1]
+    path = site.folder / f"kubeconfig-spoiler-{port}"
+    path.write_text(site.kubeconfig().read_text().replace(f"https://127.0.0.1:{site.port}", f"http://127.0.0.1:{port}"))
+    try:
+        yield spoiler, path
+    finally:
+        await runner.cleanup()
 
 
 async def until(condition: Any, *, timeout_s: float = 60.0) -> None:

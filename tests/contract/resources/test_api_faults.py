@@ -147,3 +147,22 @@ async def test_events_never_fail_the_caller(site: Site, namespace: str) -> None:
         assert events.dropped == 5
         assert not poster.done()
         poster.cancel()
+
+
+async def test_a_hanging_etcd_leaves_writes_of_unknown_outcome(site: Site, namespace: str) -> None:
+    async with resources_at(site, timeout_s=40.0) as resources:
+        made = await resources.create(widget(namespace, "w"))
+        site.etcd_freeze()
+        try:
+            operations = [{"op": "replace", "path": "/spec/size", "value": 9}]
+            outcomes = await asyncio.gather(
+                resources.json_patch(Widget, namespace, "w", operations),
+                resources.create(widget(namespace, "w2")),
+                resources.delete(Widget, namespace, "w", uid=made.metadata.uid),
+                resources.get(Widget, namespace, "w"),
+                return_exceptions=True,
+            )
+        finally:
+            site.etcd_thaw()
+        assert [type(outcome) for outcome in outcomes[:3]] == [OutcomeUnknown] * 3
+        assert isinstance(outcomes[3], Transient)

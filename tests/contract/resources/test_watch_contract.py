@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.contract.resources.kube_parts import Proxy, Rack, Site, Widget, proxy_before, until, widget
+import pytest
+from tests.contract.resources.kube_parts import Proxy, Rack, Site, Widget, proxy_before, spoiler_before, until, widget
 
 from lq_operator.adapters.kube.client import KubeResources
 from lq_operator.adapters.kube.endpoint import from_kubeconfig
@@ -39,9 +40,14 @@ class Watched:
 
 @asynccontextmanager
 async def watching(
-    site: Site, *, port: int | None = None, relist_s: float = 3600.0, deaf_s: float = 15.0
+    site: Site,
+    *,
+    port: int | None = None,
+    kubeconfig: Path | None = None,
+    relist_s: float = 3600.0,
+    deaf_s: float = 15.0,
 ) -> AsyncIterator[Watched]:
-    endpoint = await from_kubeconfig(site.kubeconfig(port=port))
+    endpoint = await from_kubeconfig(kubeconfig or site.kubeconfig(port=port))
     async with KubeTransport(endpoint) as transport:
         resources = KubeResources(transport)
         store = WatchStore((Widget, Rack))
@@ -229,3 +235,33 @@ async def test_a_watch_that_may_not_list_is_not_synced(site: Site) -> None:
         assert not store.synced(Widget)
         starting.cancel()
         await watch.stop()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "error-event-500",
+        "error-event-410",
+        "half-a-line",
+        "no-json",
+        "closed-at-once",
+        "410",
+        "401",
+        "403",
+        "500",
+        "404",
+    ],
+)
+async def test_a_spoiled_watch_loses_nothing(site: Site, namespace: str, fault: str) -> None:
+    make(site, namespace, "old", 1)
+    async with spoiler_before(site) as (spoiler, kubeconfig):
+        spoiler.faults = [fault]
+        async with watching(site, kubeconfig=kubeconfig) as watched:
+            await until(lambda: spoiler.spoiled == [fault])
+            edit(site, namespace, "old", 2)
+            await until(lambda: watched.size(namespace, "old") == 2)
+            await until(lambda: spoiler.watches >= 3)  # two kinds, and the spoiled one again
+            await alive(watched, site, namespace)
+            assert watched.store.undelivered(Widget) == 0
+            assert not watched.fatal
+            assert not watched.went_back

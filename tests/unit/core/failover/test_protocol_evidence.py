@@ -5,7 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from protocol_cases import COMMITTED, G1, HA, MOVING, N1, N2, NOW, RELEASED, STAMP, TERM, U1, U2, VM
+from tests.unit.core.failover.protocol_cases import (
+    COMMITTED,
+    G1,
+    HA,
+    MOVING,
+    N1,
+    N2,
+    NOW,
+    RELEASED,
+    STAMP,
+    TERM,
+    U1,
+    U2,
+    VM,
+)
 
 from lq_operator.core.failover import evidence as ev
 from lq_operator.core.failover.facts import Memory, boot_covers, tombstones_of

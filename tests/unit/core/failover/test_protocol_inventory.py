@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from protocol_cases import COMMITTED, G1, N1, N2, N3, NEW, NOW, OLD, RELEASED, TERM, U1, U2, U3
+from tests.unit.core.failover.protocol_cases import COMMITTED, G1, N1, N2, N3, NEW, NOW, OLD, RELEASED, TERM, U1, U2, U3
 
 from lq_operator.core.failover.inventory import (
     Complete,

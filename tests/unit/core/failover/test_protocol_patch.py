@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol_cases import ASSIGNED, COMMITTED, LAWFUL, MOVING, RELEASED
+from tests.unit.core.failover.protocol_cases import ASSIGNED, COMMITTED, LAWFUL, MOVING, RELEASED
 
 from lq_operator.core.failover.patch import placement_from_dict, placement_patch, placement_to_dict
 from lq_operator.core.failover.protocol import transition

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from protocol_cases import (
+from tests.unit.core.failover.protocol_cases import (
     ASSIGNED,
     COMMITTED,
     FOUND,
