@@ -60,7 +60,7 @@ def steps(state: State, rules: Rules, *, ha: bool, snapshots: bool) -> Steps:
 
 
 def _steps(state: State, rules: Rules, *, ha: bool) -> Steps:
-    for p in (0, 1):
+    for p in rules.processes:
         yield from process_steps(state, p, rules)
     yield from scheduler(state, rules)
     if ha:

@@ -66,7 +66,7 @@ FAMILIES = (
     Family("restore, takeover", "stopped", {"start": 1, "stop": 1, "restore": 1, "usurp": 1}, deep=True,
            limit=3_000_000),
     Family("restore, partition, takeover", "stopped",
-           {"start": 2, "cut": 1, "restore": 1, "usurp": 1, "reassign": 1}, deep=True, limit=3_000_000),
+           {"start": 2, "cut": 1, "restore": 1, "usurp": 1, "reassign": 1}, deep=True, limit=1_500_000, partial=True),
     Family("attestation, restore", "running", {"start": 2, "poweroff": 1, "attest": 1, "cut": 1, "restore": 1}, ha=True,
            deep=True, limit=3_000_000),
     Family("attestation, restore, takeover", "running",

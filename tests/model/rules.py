@@ -88,6 +88,7 @@ class Rules:
         self.remembers = remembers
         self.attests = attests
         self.concurrent = concurrent
+        self.processes: tuple[int, ...] = (0, 1)
         guards = [name for name in removed if name not in OFF]
         self.table: Mapping[type, pr.Row] = pr.without(*guards) if guards else pr.TABLE
         self.off = frozenset(name for name in removed if name in OFF)

@@ -8,8 +8,8 @@ import pytest
 
 from . import report
 from .families import FAMILIES, REMOVALS, TRACES, Family, Removal, Trace
-from .search import Refused, follow, walk
-from .world import initial, running
+from .search import Refused, end_of_walk, follow, reaches_running, walk
+from .world import healed, initial, running
 
 DEEP = os.environ.get("LQ_MODEL_DEEP", "") == "1"
 NEEDS_DEEP = pytest.mark.skipif(not DEEP, reason="a big family: set LQ_MODEL_DEEP=1 (takes minutes)")
@@ -73,3 +73,15 @@ def test_random_walks_with_every_fault(start: str) -> None:
     for seed in range(4000 if DEEP else 150):
         labels = walk(initial(start, EVERYTHING), rules, seed, 200, ha=True, snapshots=True)
         assert labels == (), f"seed {seed}:\n" + "\n".join(labels)
+
+
+@pytest.mark.parametrize("start", ["running", "fresh", "stopped"])
+def test_it_can_run_again_when_faults_stop(start: str) -> None:
+    """From wherever a walk through every fault ends: hosts have power, are reachable, one fresh process acts."""
+    family = Family("walks", start, EVERYTHING, ha=True, concurrent=True)
+    alone = family.rules()
+    alone.processes, alone.concurrent = (0,), False
+    for seed in range(2000 if DEEP else 60):
+        state, labels = end_of_walk(initial(start, EVERYTHING), family.rules(), seed, 80, ha=True)
+        again = reaches_running(healed(state), alone, ha=True)
+        assert again, f"seed {seed}, {again}:\n" + "\n".join(labels)

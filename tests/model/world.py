@@ -140,6 +140,16 @@ def initial(kind: str, budgets: Mapping[str, int]) -> State:
     return (api, None, hosts, (first, (0, *FRESH_PROCESS)), None, None, left)
 
 
+def healed(state: State) -> State:
+    """Faults have stopped: power and network are there, every process has been replaced by a fresh one."""
+    for h, host in enumerate(state[HOSTS]):
+        up = {} if host[H_UP] else {"up": 1, "boot": host[H_BOOT] + 1}
+        state = set_host(state, h, cut=0, **up)
+    fresh = tuple((process[P_INC] + 1, *FRESH_PROCESS) for process in state[PROCS])
+    left = tuple({"start": 4, "usurp": 4, "stop": 2}.get(fault, 0) for fault in FAULTS)
+    return put(put(put(put(state, PROCS, fresh), HA, None), SNAP, None), LEFT, left)
+
+
 def running(state: State) -> int:
     """How many guests of the one identity execute."""
     return sum(1 for host in state[HOSTS] if host[H_DOMAIN] is not None and host[H_DOMAIN][1] == RUNS)
