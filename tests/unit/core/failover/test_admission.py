@@ -14,7 +14,9 @@ from lq_operator.core.placement.selectors import Taint, match_labels
 GIB = 1024
 
 
-def tight_cluster(seed: int, *, apart: bool = False) -> tuple[PlacementEngine, dict[VmKey, Placed], dict[str, HostFacts]]:
+def tight_cluster(
+    seed: int, *, apart: bool = False
+) -> tuple[PlacementEngine, dict[VmKey, Placed], dict[str, HostFacts]]:
     """5..7 hosts of 64 GiB filled as far as random VMs of 4..40 GiB go; sometimes CPU is the scarce one."""
     rng = random.Random(seed)
     engine, vms, hosts = PlacementEngine("pack", seed=seed), {}, {}
@@ -148,7 +150,10 @@ def test_words_and_unknown_hosts() -> None:
     admission = Admission(engine)
     verdict = admission.can_fail(["a"])
     assert verdict.blocker == VmKey("x", "big")
-    assert "a cannot fail: of 1 VMs x/big (2 vCPU, 6 GiB) would find no room (most free memory on one other host 4 GiB)" in verdict.sentence
+    assert (
+        "a cannot fail: of 1 VMs x/big (2 vCPU, 6 GiB) would find no room (most free memory on one other host 4 GiB)"
+        in verdict.sentence
+    )
     assert admission.can_fail(["b"]).method == "nothing-to-do"
     assert admission.largest_restart_mib(["b"]) == 2 * GIB
     with pytest.raises(ValueError, match="host 'c' is not known"):

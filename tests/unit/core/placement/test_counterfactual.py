@@ -53,7 +53,9 @@ def universe(world: World) -> Iterator[Change]:
             yield change("max-skew", str(at), skew, extra=5 * (skew - spread.max_skew))
     for memory in range(1, shape.memory_mib):
         if not shape.hugepage_kib or memory * 1024 % shape.hugepage_kib == 0:
-            yield change("less-memory", "memory_mib", memory, extra=-(-100 * (shape.memory_mib - memory) // shape.memory_mib))
+            yield change(
+                "less-memory", "memory_mib", memory, extra=-(-100 * (shape.memory_mib - memory) // shape.memory_mib)
+            )
     for vcpus in range(1, shape.vcpus):
         if not shape.dedicated_cpus or vcpus % shape.bound_cells == 0:
             yield change("less-vcpus", "vcpus", vcpus, extra=-(-100 * (shape.vcpus - vcpus) // shape.vcpus))

@@ -157,7 +157,9 @@ class AnyHistory(RuleBasedStateMachine):
 
     @invariant()
     def books_agree(self) -> None:
-        assert set(getattr(self, "reserved", {})) == set(self.engine.state.reserved) if hasattr(self, "engine") else True
+        assert (
+            set(getattr(self, "reserved", {})) == set(self.engine.state.reserved) if hasattr(self, "engine") else True
+        )
 
 
 TestAnyHistory = AnyHistory.TestCase

@@ -29,10 +29,10 @@ NAMESPACES = ("x", "y")
 
 taints = st.sampled_from([(), (), (), (Taint("gpu"),), (Taint("gpu"), Taint("old", "1", "NoExecute")),
                           (Taint("soft", effect="PreferNoSchedule"),)])  # fmt: skip
-selectors = st.sampled_from([match_labels({"app": "a"}), match_labels({"app": "b"}), (Requirement("app", Operator.EXISTS),)])
-vm_terms = st.builds(
-    VmTerm, selectors, st.sampled_from([HOSTNAME_KEY, ZONE]), st.sampled_from([(), (), ("x", "y")])
+selectors = st.sampled_from(
+    [match_labels({"app": "a"}), match_labels({"app": "b"}), (Requirement("app", Operator.EXISTS),)]
 )
+vm_terms = st.builds(VmTerm, selectors, st.sampled_from([HOSTNAME_KEY, ZONE]), st.sampled_from([(), (), ("x", "y")]))
 
 
 @st.composite
@@ -105,7 +105,10 @@ class World:
     def engine(self, *, reverse: bool = False, seed: int = 0) -> PlacementEngine:
         """An engine built from scratch, in either order."""
         engine = PlacementEngine("balanced", seed=seed)
-        events = [*((engine.set_host, h) for h in self.hosts.values()), *((engine.set_vm, v) for v in self.vms.values())]
+        events = [
+            *((engine.set_host, h) for h in self.hosts.values()),
+            *((engine.set_vm, v) for v in self.vms.values()),
+        ]
         for act, value in reversed(events) if reverse else events:
             act(value)
         return engine
