@@ -85,7 +85,7 @@ PLACEMENT_WAITING = Gauge(
 VM_STARTS = Counter("lq_vm_starts", "Guest starts sent to hosts, by result.", ("result",), registry=REGISTRY)
 VM_START_SECONDS = Histogram(
     "lq_vm_start_seconds",
-    "From the object's creation or edit to a running guest confirmed by its host.",
+    "From the read-back placement to a guest that its host has started.",
     buckets=_WORK_BUCKETS_S,
     registry=REGISTRY,
 )

@@ -22,6 +22,7 @@ from lq_operator.core.failover.takeover import RefuseHost
 from lq_operator.core.model import Epoch, HostUUID, NodeName, PoolPlan
 from lq_operator.core.result import Rejected, Transient
 from lq_operator.ports import Clock, Fleet, Host, Resources, Store
+from lq_operator.telemetry import metrics
 
 CONTACT_S = 3.0
 """How often a host is asked whether my gate is still there: with the keepalive this makes 8 s until Unknown."""
@@ -73,6 +74,7 @@ class NodeController:
             self.fleet.forget(key)
             self.book.drop(key)
             self._contacts.pop(name, None)
+            metrics.forget_node(name)
             return None
         if not node.deleting:
             node = await ensure_finalizer(self.resources, node, manager=MANAGER)

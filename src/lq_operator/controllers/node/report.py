@@ -50,6 +50,7 @@ class NodeReporter:
             "splitBrains": residents.split_brains,
         }
         metrics.HOST_CONNECTED.labels(node.metadata.name).set(1)
+        metrics.ORPHANS.labels(node.metadata.name).set(len(residents.orphans))
         metrics.SPLIT_BRAIN.labels(node.metadata.name).set(len(residents.split_brains))
         for sentence in set(residents.split_brains) - set(node.status.split_brains):
             self.events.emit(node, "SplitBrain", sentence, warning=True)

@@ -28,7 +28,8 @@ from lq_operator.core.lifecycle.power import BACKOFF_S
 from lq_operator.core.model import DomainPlan, Epoch, Identity, Placement, VolumePlan
 from lq_operator.core.result import Conflict, OutcomeUnknown, Rejected, Transient
 from lq_operator.ports import Clock, Resources
-from lq_operator.telemetry.logging import get_logger
+from lq_operator.telemetry import metrics
+from lq_operator.telemetry.logging import bound, get_logger
 
 log = get_logger(__name__)
 
@@ -58,9 +59,12 @@ class Starter:
         await self._allowed(vm, placement, memory)
         # From here on this epoch counts as used, whatever happens.
         memory.unused = None
+        started_s = self.clock.mono_s()
         try:
-            await self._start(vm, identity, placement.epoch, entry, prepared)
+            with bound(vm=identity.key, node=entry.node, epoch=str(placement.epoch)):
+                await self._start(vm, identity, placement.epoch, entry, prepared)
         except (Rejected, Transient, OutcomeUnknown) as error:
+            metrics.VM_STARTS.labels(type(error).__name__.lower()).inc()
             # Own gate gone = deposed or rebooted (raises Transient); else an ordinary failure (gate.md).
             await self.book.check_gate(entry)
             if isinstance(error, OutcomeUnknown):
@@ -68,6 +72,8 @@ class Starter:
             self._failed(memory, error)
         else:
             memory.start_failures, memory.start_error = 0, ""
+            metrics.VM_STARTS.labels("ok").inc()
+            metrics.VM_START_SECONDS.observe(self.clock.mono_s() - started_s)
         await self.book.refresh(entry, identity.domain_name)
 
     async def _allowed(self, vm: VirtualMachine, placement: Placement, memory: VmMemory) -> None:
@@ -99,7 +105,7 @@ class Starter:
         seed_path = f"{directory}/{seed_file(identity, epoch)}" if seed is not None else ""
         plan = _plan(vm, identity, epoch, entry, prepared, directory, seed_path)
         saved = suspended_epochs(identity, names)
-        log.info("starting", node=entry.node, epoch=str(epoch), resume=bool(saved))
+        log.info("starting", resume=bool(saved))
         if not (saved and await self._resume(entry, identity, saved[-1], plan, directory)):
             await entry.host.define(plan)
             await entry.host.start(identity.domain_name)
