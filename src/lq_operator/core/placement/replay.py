@@ -28,7 +28,7 @@ _CLASSES: dict[str, Any] = {
 def encode(value: Any) -> Any:
     """Plain JSON values. Classes carry their name; sets are sorted; maps become sorted pairs (their keys may be ints)."""
     if isinstance(value, selectors.Operator):
-        return {"operator": value.value}
+        return {"enum": value.value}
     if value is None or isinstance(value, (str, int, float)):
         return value
     if is_dataclass(value) and not isinstance(value, type):
@@ -51,8 +51,8 @@ def decode(value: Any) -> Any:
         return tuple(decode(item) for item in value)
     if not isinstance(value, dict):
         return value
-    if "operator" in value:
-        return selectors.Operator(value["operator"])
+    if "enum" in value:
+        return selectors.Operator(value["enum"])
     if "map" in value:
         return {decode(key): decode(item) for key, item in value["map"]}
     if "set" in value:
