@@ -1,4 +1,4 @@
-"""Opens one libvirt connection with a deadline and closes it without ever waiting for a host.
+"""Opens the libvirt connections to one host and closes them without ever waiting for a host.
 
 Blocking code for a thread of its own; what comes out is an Opened, or an error whose sentence names the remedy.
 """
@@ -16,6 +16,7 @@ from typing import Any
 import libvirt
 
 from lq_operator.adapters.libvirt import events
+from lq_operator.adapters.libvirt.calls import Lane
 from lq_operator.adapters.libvirt.endpoint import Access, Endpoint, probe
 from lq_operator.adapters.libvirt.errors import code_of, text_of
 from lq_operator.adapters.libvirt.inventory import observe_uuid
@@ -69,41 +70,63 @@ def _cut_all() -> None:
         wire.cut()
 
 
+def is_alive(conn: Any) -> bool:
+    """False once libvirt knows that the wire broke; asks nobody."""
+    with contextlib.suppress(libvirt.libvirtError):
+        return bool(conn.isAlive())
+    return False
+
+
+def connections_of(settings: LibvirtSettings, transport: str) -> dict[Lane, int]:
+    """How many connections each lane gets."""
+    ssh = transport == "ssh"
+    return {
+        Lane.SHORT: settings.short_connections,
+        Lane.START: 1 if ssh else settings.start_connections,
+        Lane.LONG: 1 if ssh else settings.long_connections,
+        Lane.AGENT: 1 if ssh else settings.agent_connections,
+    }
+
+
 class Opened:
-    """A connection that stands: who answered, its event registrations, its wire."""
+    """The connections to one host that stand and fall together; the first of the short lane has the events.
 
-    def __init__(self, conn: Any, uuid: HostUUID, wire: Wire, event_ids: list[int]) -> None:
-        self.conn = conn
-        self.uuid = uuid
+    All of them are opened before the first call, so that none can have met a later boot of the host than another.
+    """
+
+    def __init__(self, wire: Wire) -> None:
         self.wire = wire
-        self.event_ids = event_ids
+        self.conns: dict[Lane, list[Any]] = {lane: [] for lane in Lane}
+        self.event_ids: list[int] = []
+        self.uuid = HostUUID("")
 
-    def is_alive(self) -> bool:
-        """False once libvirt knows that the wire broke; asks nobody."""
-        with contextlib.suppress(libvirt.libvirtError):
-            return bool(self.conn.isAlive())
-        return False
+    def close(self, *, polite: bool, timeout_s: float, wait_idle: Callable[[float], bool] = lambda _: True) -> None:
+        """Blocking. Give everything back. Not polite, or too slow: the wire is cut first.
 
-    def close(self, *, polite: bool, timeout_s: float) -> None:
-        """Give everything back, from a daemon thread. Not polite, or too slow: the wire is cut first."""
-        if not polite:
+        `wait_idle(timeout_s)` says whether all calls have left libvirt. While one has not, the connection is
+        not closed, because that frees it under the call; its wire is cut, so it costs its memory and no more.
+        """
+        if not polite or not wait_idle(timeout_s):
             self.wire.cut()
+            if not wait_idle(timeout_s):
+                return
         ending = threading.Thread(target=self._end, name="libvirt-close", daemon=True)
         ending.start()
         ending.join(timeout_s)
         if ending.is_alive():
             self.wire.cut()
             ending.join(timeout_s)
-        self.wire.cut()  # another reference may have kept it open: a call that still waits
+        self.wire.cut()  # another reference may have kept it open
 
     def _end(self) -> None:
         for event_id in self.event_ids:
             with contextlib.suppress(libvirt.libvirtError):
-                self.conn.domainEventDeregisterAny(event_id)
-        with contextlib.suppress(libvirt.libvirtError):
-            self.conn.unregisterCloseCallback()
-        with contextlib.suppress(libvirt.libvirtError):
-            self.conn.close()
+                self.conns[Lane.SHORT][0].domainEventDeregisterAny(event_id)
+        for conn in [conn for lane in self.conns.values() for conn in lane]:
+            with contextlib.suppress(libvirt.libvirtError):
+                conn.unregisterCloseCallback()
+            with contextlib.suppress(libvirt.libvirtError):
+                conn.close()
 
 
 def open_connection(
@@ -118,20 +141,25 @@ def open_connection(
     probe(access.endpoint, settings.probe_timeout_s)
     events.ensure_event_loop()
     wire.opening()
+    opened = Opened(wire)
     try:
-        conn = libvirt.open(access.uri)
+        for lane, wanted in connections_of(settings, access.endpoint.transport).items():
+            for _ in range(wanted):
+                conn = libvirt.open(access.uri)
+                opened.conns[lane].append(conn)
+                conn.registerCloseCallback(lambda _conn, reason, _opaque: on_close(CLOSE_REASONS[reason & 3]), None)
+                is_first = conn is opened.conns[Lane.SHORT][0]
+                interval_s = settings.keepalive_interval_s if is_first else settings.spare_keepalive_interval_s
+                conn.setKeepAlive(interval_s, settings.keepalive_count)
         wire.opened()
+        first = opened.conns[Lane.SHORT][0]
+        opened.uuid = observe_uuid(first)
+        opened.event_ids = events.register(first, node, emit)
     except libvirt.libvirtError as problem:
+        opened.close(polite=False, timeout_s=settings.close_timeout_s)
         raise explain(access.endpoint, problem) from problem
-    try:
-        conn.registerCloseCallback(lambda _conn, reason, _opaque: on_close(CLOSE_REASONS[reason & 3]), None)
-        conn.setKeepAlive(settings.keepalive_interval_s, settings.keepalive_count)
-        opened = Opened(conn, observe_uuid(conn), wire, [])
-        opened.event_ids = events.register(conn, node, emit)
-    except (libvirt.libvirtError, WorldError) as problem:
-        Opened(conn, HostUUID(""), wire, []).close(polite=False, timeout_s=settings.close_timeout_s)
-        if isinstance(problem, libvirt.libvirtError):
-            raise explain(access.endpoint, problem) from problem
+    except WorldError:
+        opened.close(polite=False, timeout_s=settings.close_timeout_s)
         raise
     return opened
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 
 from lq_operator.adapters.libvirt.calls import CallHook, Calls
-from lq_operator.adapters.libvirt.connection import Opened, Wire, open_connection
+from lq_operator.adapters.libvirt.connection import Opened, Wire, is_alive, open_connection
 from lq_operator.adapters.libvirt.endpoint import Access, parse_endpoint
 from lq_operator.adapters.libvirt.host import LibvirtHost
 from lq_operator.adapters.libvirt.settings import LibvirtSettings
@@ -283,8 +283,8 @@ class _Attempt:
 
     def adopt(self, opened: Opened) -> LibvirtHost:
         link = self._link
-        calls = Calls(link._node, self._loop, link._on_call)
-        calls.is_alive = opened.is_alive
+        calls = Calls(link._node, self._loop, opened.conns, link._on_call)
+        calls.is_alive = is_alive
         host = LibvirtHost(link._node, opened, calls)
         calls.on_broken = host.die
         self._host = host

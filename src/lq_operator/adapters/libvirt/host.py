@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from lq_operator.adapters.libvirt import agent, domains, inventory, networks, storage
 from lq_operator.adapters.libvirt.calls import Call, Calls, Lane
@@ -90,12 +89,12 @@ class LibvirtHost:
 
     def release(self, *, polite: bool, timeout_s: float) -> None:
         """Blocking: close the connection. After die()."""
-        self._opened.close(polite=polite, timeout_s=timeout_s)
+        self._opened.close(polite=polite, timeout_s=timeout_s, wait_idle=self._calls.wait_idle)
 
     async def _run(
         self, call: Call, about: str, fn: Callable[Concatenate[object, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        return await self._calls.run(call, functools.partial(fn, self._opened.conn, *args, **kwargs), about=about)
+        return await self._calls.run(call, lambda conn: fn(conn, *args, **kwargs), about=about)
 
     async def inventory(self) -> HostInventory:
         return await self._run(_read("inventory"), "", inventory.observe_inventory)
@@ -219,8 +218,9 @@ async def _until_done(content: AsyncIterator[bytes], writing: asyncio.Future[Non
     """The chunks, until the upload has ended: a slow source must not hide that the host is gone."""
     while not writing.done():
         coming = asyncio.ensure_future(_next_of(content))
+        either: set[asyncio.Future[Any]] = {coming, writing}
         try:
-            await asyncio.wait({coming, writing}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             chunk = await coming if coming.done() else None
         finally:
             coming.cancel()
