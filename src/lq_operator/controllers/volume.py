@@ -7,7 +7,7 @@ from typing import Any
 
 from lq_operator.api.base import FINALIZER
 from lq_operator.api.image import Image
-from lq_operator.api.node import HypervisorNode
+from lq_operator.api.node import Tombstone, TombstoneVolume
 from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.volume import Volume
@@ -18,6 +18,7 @@ from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.placements import placement_of
 from lq_operator.controllers.runtime.refs import Namespaces, Refs, disk_volumes
 from lq_operator.controllers.runtime.status import report_status
+from lq_operator.controllers.runtime.tombstones import doomed_files, leave_tombstone
 from lq_operator.core.lifecycle.world import Lack
 from lq_operator.core.model import NodeName, Phase, VolumePlan
 from lq_operator.core.result import Conflict, NotFound, Rejected, Transient
@@ -146,7 +147,7 @@ class VolumeController:
         names = {seen.name: seen for seen in await entry.host.list_volumes(host_pool, refresh=True)}
         namespace, name = volume.metadata.namespace or "", volume.metadata.name
         try:
-            file = existing_file(namespace, name, names, self._doomed(pool.metadata.name))
+            file = existing_file(namespace, name, names, doomed_files(self.store, pool.metadata.name))
         except ValueError as error:
             return await self._lack(volume, Lack("Ambiguous", str(error), stalled=True))
         size = parse_bytes(volume.spec.size)
@@ -176,15 +177,6 @@ class VolumeController:
 
     def _format(self, volume: Volume, pool: StoragePool) -> str:
         return volume.spec.format or pool.spec.default_format
-
-    def _doomed(self, pool: str) -> set[str]:
-        return {
-            entry.file
-            for node in self.store.list(HypervisorNode)
-            for tombstone in node.status.tombstones
-            for entry in tombstone.volumes
-            if entry.pool == pool
-        }
 
     # ------------------------------------------------------------ being there
 
@@ -238,7 +230,8 @@ class VolumeController:
         if not files:
             await self._sweep_unfinished(volume)
             return
-        if all(file in self._doomed(pool) for file in files):
+        doomed = doomed_files(self.store, pool)
+        if all(file in doomed for file in files):
             return  # a tombstone has them: they go when their VM is surely gone
         entry = self._reachable(volume)
         if entry is None:
@@ -261,24 +254,17 @@ class VolumeController:
                         await entry.host.delete_volume(pool.name, seen.name)
 
     async def _leave_tombstone(self, volume: Volume, files: list[str]) -> None:
-        name = volume.status.node
-        node = await self.resources.get(HypervisorNode, None, name) if name else None
-        if node is None:
-            if not name:
-                raise Transient(f"no host of pool {volume.status.pool} answers: the files go when one does")
-            return
-        entry = {
-            "kind": "Volume",
-            "namespace": volume.metadata.namespace,
-            "name": volume.metadata.name,
-            "uid": volume.metadata.uid,
-            "volumes": [{"pool": volume.status.pool, "file": file} for file in files],
-        }
-        add: dict[str, Any] = {"op": "add", "path": "/status/tombstones/-", "value": entry}
-        if not node.status.tombstones:
-            add = {"op": "add", "path": "/status/tombstones", "value": [entry]}
-        test = {"op": "test", "path": "/metadata/resourceVersion", "value": node.metadata.resource_version}
-        await self.resources.json_patch(HypervisorNode, None, name, [test, add], subresource="status", manager=MANAGER)
+        node, pool = volume.status.node, volume.status.pool
+        if not node:
+            raise Transient(f"no host of pool {pool} answers: the files go when one does")
+        entry = Tombstone(
+            kind="Volume",
+            namespace=volume.metadata.namespace or "",
+            name=volume.metadata.name,
+            uid=volume.metadata.uid,
+            volumes=[TombstoneVolume(pool=pool, file=file) for file in files],
+        )
+        await leave_tombstone(self.resources, NodeName(node), entry, manager=MANAGER)
 
     # ------------------------------------------------------------ saying so
 

@@ -15,10 +15,11 @@ from lq_operator.api.vm import VirtualMachine
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.placements import epoch_of, placement_of
 from lq_operator.controllers.runtime.statefiles import STATE_POOL, files_of
+from lq_operator.controllers.runtime.tombstones import drop_tombstone
 from lq_operator.core.failover.facts import known_epoch
 from lq_operator.core.failover.inventory import domain_ahead
 from lq_operator.core.failover.record import departure_name
-from lq_operator.core.model import DomainSeen, Epoch, HostUUID, Identity, Phase, Placement
+from lq_operator.core.model import DomainSeen, Epoch, HostUUID, Identity, NodeName, Phase, Placement
 from lq_operator.core.result import Conflict, NotFound
 from lq_operator.ports import Resources, Store
 from lq_operator.telemetry.logging import get_logger
@@ -142,7 +143,7 @@ class Housekeeper:
         for volume in tombstone.volumes:
             await _delete_file(entry, f"lq-{volume.pool}", volume.file)
         await self._give_back(tombstone)
-        await self._drop(node, tombstone)
+        await drop_tombstone(self.resources, NodeName(node.metadata.name), tombstone.uid, manager=MANAGER)
 
     async def _bury(self, entry: OwnedHost, tombstone: Tombstone) -> None:
         identity = Identity(self.book.installation, tombstone.namespace, tombstone.name)
@@ -169,21 +170,6 @@ class Housekeeper:
             claim = await self.resources.get(AddressClaim, namespace, name)
             if claim is not None and not claim.spec.retain:
                 await self.resources.delete(AddressClaim, namespace, name, uid=claim.metadata.uid)
-
-    async def _drop(self, node: HypervisorNode, tombstone: Tombstone) -> None:
-        fresh = await self.resources.get(HypervisorNode, None, node.metadata.name)
-        if fresh is None:
-            return
-        index = next((i for i, t in enumerate(fresh.status.tombstones) if t.uid == tombstone.uid), None)
-        if index is None:
-            return
-        operations = [
-            {"op": "test", "path": "/metadata/resourceVersion", "value": fresh.metadata.resource_version},
-            {"op": "remove", "path": f"/status/tombstones/{index}"},
-        ]
-        await self.resources.json_patch(
-            HypervisorNode, None, node.metadata.name, operations, subresource="status", manager=MANAGER
-        )
 
 
 async def _delete_file(entry: OwnedHost, pool: str, file: str) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lq_operator.api.network import AddressClaim
-from lq_operator.api.node import HypervisorNode
+from lq_operator.api.node import HypervisorNode, TombstoneVolume
+from lq_operator.api.node import Tombstone as NodeTombstone
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.runtime.finalizers import ensure_finalizer, remove_finalizer
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.refs import disk_volumes
 from lq_operator.controllers.runtime.statefiles import STATE_POOL, files_of, suspend_file
+from lq_operator.controllers.runtime.tombstones import leave_tombstone
 from lq_operator.controllers.vm.children import claims_of
 from lq_operator.controllers.vm.memory import VmMemory
 from lq_operator.controllers.vm.prepare import Prepared
@@ -160,36 +162,25 @@ class Actor:
         await self.book.relist(entry)
 
     async def _leave_tombstone(self, tombstone: Tombstone, vm: VirtualMachine) -> None:
-        node = await self.resources.get(HypervisorNode, None, tombstone.node)
-        if node is None or any(t.uid == tombstone.uid for t in node.status.tombstones):
-            return
-        entry = {
-            "kind": "VirtualMachine",
-            "namespace": tombstone.namespace,
-            "name": tombstone.name,
-            "uid": tombstone.uid,
-            "epoch": str(tombstone.epoch) if tombstone.epoch else "",
-            "volumes": self._doomed_volumes(vm),
-            "claims": [claim.key for claim in claims_of(vm, self.store) if not claim.spec.retain],
-        }
-        operations = [
-            {"op": "test", "path": "/metadata/resourceVersion", "value": node.metadata.resource_version},
-            {"op": "add", "path": "/status/tombstones/-", "value": entry}
-            if node.status.tombstones
-            else {"op": "add", "path": "/status/tombstones", "value": [entry]},
-        ]
-        await self.resources.json_patch(
-            HypervisorNode, None, tombstone.node, operations, subresource="status", manager=MANAGER
+        entry = NodeTombstone(
+            kind="VirtualMachine",
+            namespace=tombstone.namespace,
+            name=tombstone.name,
+            uid=tombstone.uid,
+            epoch=str(tombstone.epoch) if tombstone.epoch else "",
+            volumes=self._doomed_volumes(vm),
+            claims=[claim.key for claim in claims_of(vm, self.store) if not claim.spec.retain],
         )
+        await leave_tombstone(self.resources, tombstone.node, entry, manager=MANAGER)
 
-    def _doomed_volumes(self, vm: VirtualMachine) -> list[dict[str, str]]:
+    def _doomed_volumes(self, vm: VirtualMachine) -> list[TombstoneVolume]:
         """Files to delete when the VM is surely gone: those of templates with reclaimPolicy Delete."""
         templated = {disk.name for disk in vm.spec.disks if disk.template and disk.template.reclaim_policy == "Delete"}
-        doomed = []
+        doomed: list[TombstoneVolume] = []
         for disk, name in disk_volumes(vm).items():
             volume = self.store.get(Volume, vm.metadata.namespace, name) if disk in templated else None
             if volume is not None and volume.status.pool:
-                doomed += [{"pool": volume.status.pool, "file": link.file} for link in volume.status.chain]
+                doomed += [TombstoneVolume(pool=volume.status.pool, file=link.file) for link in volume.status.chain]
         return doomed
 
     async def _sweep(self, vm: VirtualMachine, identity: Identity) -> None:
