@@ -1,0 +1,36 @@
+"""`python -m tests.bench [NAME ...]`: every benchmark, or those named. Figures are printed, never asserted."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+BENCHES = {
+    "starts": "tests.bench.operator.starts",
+    "isolation": "tests.bench.operator.isolation",
+    "footprint": "tests.bench.operator.footprint",
+    "placement": "tests.bench.placement.run",
+}
+
+
+def main() -> int:
+    """Run them one after the other; one that fails is told and does not stop the rest."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("name", nargs="*", help="which ones; default: all")
+    chosen = parser.parse_args().name or list(BENCHES)
+    if unknown := set(chosen) - set(BENCHES):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+    failed = []
+    for name in chosen:
+        print(f"-- {name}", flush=True)
+        try:
+            importlib.import_module(BENCHES[name]).main()
+        except Exception as error:
+            print(f"-- {name} failed: {type(error).__name__}: {error}", flush=True)
+            failed.append(name)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

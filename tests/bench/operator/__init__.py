@@ -1,0 +1,1 @@
+"""Benchmarks of the whole operator on a lab of its own."""
