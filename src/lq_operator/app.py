@@ -18,6 +18,7 @@ from lq_operator.adapters.coordination.etcd import EtcdLeases, EtcdTls
 from lq_operator.adapters.coordination.kubernetes_lease import KubernetesLeases
 from lq_operator.adapters.coordination.leadership import Leadership, hold
 from lq_operator.adapters.coordination.lease import Timing
+from lq_operator.adapters.fetch import UrlFetcher
 from lq_operator.adapters.kube.client import KubeResources
 from lq_operator.adapters.kube.endpoint import Endpoint, discover_endpoint
 from lq_operator.adapters.kube.events import KubeEvents
@@ -25,6 +26,7 @@ from lq_operator.adapters.kube.store import WatchStore
 from lq_operator.adapters.kube.transport import KubeTransport
 from lq_operator.adapters.kube.watch import KubeWatch
 from lq_operator.adapters.libvirt.fleet import LibvirtFleet
+from lq_operator.adapters.libvirt.settings import LibvirtSettings
 from lq_operator.api.base import Resource
 from lq_operator.api.cluster import HypervisorCluster
 from lq_operator.api.kinds import KINDS
@@ -34,8 +36,9 @@ from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmclass import VirtualMachineClass
 from lq_operator.api.volume import Volume
-from lq_operator.config import ProcessSettings, RunSettings, SchedulerSettings
+from lq_operator.config import ImporterSettings, ProcessSettings, RunSettings, SchedulerSettings
 from lq_operator.controllers.hostset import HostSet, World
+from lq_operator.controllers.image.imageset import IMAGE_KINDS, ImageSet, Surroundings
 from lq_operator.controllers.runtime.loop import PeriodicLoop
 from lq_operator.controllers.runtime.refs import Namespaces
 from lq_operator.controllers.runtime.tenure import Tenure
@@ -89,6 +92,11 @@ async def run_hosts(settings: RunSettings) -> None:
     await _process(settings, HOST_KINDS, _hosts)
 
 
+async def run_importer(settings: ImporterSettings) -> None:
+    """`lq-operator importer`."""
+    await _process(settings, IMAGE_KINDS, _import)
+
+
 async def run_scheduler(settings: SchedulerSettings) -> None:
     """`lq-operator scheduler`."""
     await _process(settings, SCHEDULER_KINDS, _schedule)
@@ -105,6 +113,27 @@ async def _hosts(base: Base, tenure: Tenure) -> None:
     base.store.on_went_back(lambda sign: tenure.step_down(tenure.term))
     try:
         await hosts.run()
+    finally:
+        unsubscribe()
+        await fleet.close()
+
+
+async def _import(base: Base, tenure: Tenure) -> None:
+    settings = base.settings
+    assert isinstance(settings, ImporterSettings)
+    # Two seconds between keepalives; the first is not counted among those that may be lost.
+    patience = LibvirtSettings(keepalive_count=max(1, round(settings.unreachable_after_s / 2) - 1))
+    fleet = LibvirtFleet(patience, on_call=_count_host_call)
+    directories = [str(directory) for directory in settings.file_url_directories]
+    fetcher = UrlFetcher(settings.allowed_private_networks, directories)
+    world = Surroundings(base.store, base.resources, fleet, fetcher, base.events, base.clock, settings.namespace)
+    images = ImageSet(
+        world, tenure, workers=settings.workers, resync_s=settings.resync_s, max_parallel=settings.max_parallel
+    )
+    fleet.on_event(images.host_event)
+    unsubscribe = _follow(base, images.changed)
+    try:
+        await images.run()
     finally:
         unsubscribe()
         await fleet.close()

@@ -7,6 +7,7 @@ the simulator; one contract suite runs on both. Everything raises the errors of 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -43,6 +44,8 @@ __all__ = [
     "Coordination",
     "Events",
     "Fenced",
+    "Fetched",
+    "Fetcher",
     "Fleet",
     "Grant",
     "Host",
@@ -225,6 +228,22 @@ class Events(Protocol):
     """Kubernetes Events, deduplicated; never blocks, never fails the caller."""
 
     def emit(self, about: Resource, reason: str, message: str, *, warning: bool = False) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A source that is open: its length in bytes, and its bytes in order. `chunks` raises Transient when it breaks off."""
+
+    length_bytes: int
+    chunks: AsyncIterator[bytes]
+
+
+class Fetcher(Protocol):
+    """Reads images from URLs, only from where users may send us."""
+
+    def fetch(self, url: str) -> AbstractAsyncContextManager[Fetched]:
+        """Rejected (field spec.source.url): refused or not there, repeating is pointless. Transient: may pass."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
