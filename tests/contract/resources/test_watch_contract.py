@@ -262,6 +262,6 @@ async def test_a_spoiled_watch_loses_nothing(site: Site, namespace: str, fault: 
             await until(lambda: watched.size(namespace, "old") == 2)
             await until(lambda: spoiler.watches >= 3)  # two kinds, and the spoiled one again
             await alive(watched, site, namespace)
-            assert watched.store.undelivered(Widget) == 0
+            await until(lambda: watched.store.undelivered(Widget) == 0)
             assert not watched.fatal
             assert not watched.went_back
