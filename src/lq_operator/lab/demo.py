@@ -42,7 +42,7 @@ class Demo:
         """Lab, operator, datacenter, VMs; returns when both guests have told their names."""
         self.lab.up(self.say)
         self.say("installing the operator: helm upgrade --install lq-operator charts/lq-operator")
-        self.release.install({"coordination": {"ttlSeconds": 6}})
+        self.release.install()
         self._apply(manifests.dump(manifests.datacenter(self.lab)))
         self._until("three nodes are Ready", lambda: self._ready("hypervisornodes") == len(self.lab.hosts))
         vms = [self._vm(name) for name in VMS]

@@ -27,7 +27,7 @@ class Site:
         self.audit_mark = 0
 
     def install(self) -> None:
-        self.release.install({"coordination": {"ttlSeconds": 6}})
+        self.release.install()
         self.lab.kubectl("apply", "-f", "-", stdin=manifests.dump(manifests.datacenter(self.lab)))
         self.until(
             lambda: (
