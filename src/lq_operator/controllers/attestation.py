@@ -44,6 +44,8 @@ class AttestationController:
         found = self.store.get(HostAttestation, None, name)
         if found is None or found.deleting:
             return None
+        if found.status.void and not found.status.accepted:
+            return None  # for ever; the reason that was given then stays to be read
         # Only what was written after the sign that the API went back may count again.
         suspect = self._went_back and found.metadata.uid not in self._first_seen
         since = self._first_seen.setdefault(found.metadata.uid, self._contacts.get(found.spec.node, 0))
