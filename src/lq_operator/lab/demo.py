@@ -20,7 +20,7 @@ from lq_operator.lab import leftovers, manifests
 from lq_operator.lab.datacenter import Lab, take_down
 from lq_operator.lab.errors import LabError
 from lq_operator.lab.host import LabHost
-from lq_operator.lab.names import LabNames
+from lq_operator.lab.names import LabNames, lab_parent
 from lq_operator.lab.release import Release
 
 VMS = ("web-1", "web-2")
@@ -210,12 +210,19 @@ def down(name: str) -> int:
     left = [str(line) for line in leftovers.of_lab(LabNames.of(name))]
     before = _before_file(name)
     if before.exists():
-        left += leftovers.of_machine().added_since(leftovers.Leftovers.from_json(before.read_text()))
+        added = leftovers.of_machine().added_since(leftovers.Leftovers.from_json(before.read_text()))
+        left += [line for line in added if line not in _of_other_labs()]
         before.unlink()
     for line in left:
         print(f"left behind: {line}")
     print("nothing is left" if not left else f"{len(left)} things are left")
     return 1 if left else 0
+
+
+def _of_other_labs() -> set[str]:
+    """What other labs on this machine hold, by their names: they came meanwhile and are nobody's leftovers."""
+    folders = [path for path in lab_parent().glob("*") if path.is_dir()]
+    return {line for folder in folders for line in (*leftovers.of_lab(LabNames.of(folder.name)), f"files: {folder}")}
 
 
 def _before_file(name: str) -> Path:
