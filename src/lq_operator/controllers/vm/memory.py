@@ -21,6 +21,7 @@ class VmMemory:
     agent: bool = False
     start_failures: int = 0
     start_error: str = ""
+    start_reason: str = "StartFailed"
     retry_at_s: float = 0.0
     saved_on: str = ""
     first_seen_s: float | None = None

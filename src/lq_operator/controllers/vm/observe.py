@@ -171,7 +171,8 @@ class Observer:
         left_s = memory.retry_at_s - self.clock.mono_s()
         if not memory.start_error or left_s <= 0:
             return ()
-        return (Lack("StartFailed", f"{memory.start_error}; tried again in {left_s:.0f} s"),)
+        message = f"{memory.start_error}; tried again in {left_s:.0f} s"
+        return (Lack(memory.start_reason, message, again_s=left_s),)
 
 
 def _wish(vm: VirtualMachine, effect: Effect) -> Wish:

@@ -15,10 +15,14 @@ from lq_operator.core.result import Rejected
 from lq_operator.ports import Resources
 
 
+class SeedRefused(Rejected):
+    """What the user gave for the seed is missing or not what it should be; no host was asked."""
+
+
 async def build_seed(vm: VirtualMachine, prepared: Prepared, resources: Resources) -> bytes | None:
     """The ISO, or None where neither cloudInit nor a claimed address asks for one.
 
-    Raises Rejected naming the field for a Secret or key that is missing, too large or not what it should be.
+    Raises SeedRefused naming the field for a Secret or key that is missing, too large or not what it should be.
     """
     cloud = vm.spec.cloud_init
     if cloud is None and not prepared.seed_nics:
@@ -47,9 +51,9 @@ async def _extra_meta_data(cloud: CloudInit, reader: _SecretReader) -> Mapping[s
     try:
         document = yaml.safe_load(await reader.read(cloud.meta_data_secret_ref, field))
     except yaml.YAMLError:
-        raise Rejected(f"{field}: the value is not YAML", field=field) from None
+        raise SeedRefused(f"{field}: the value is not YAML", field=field) from None
     if not isinstance(document, dict):
-        raise Rejected(f"{field}: the value must be a YAML mapping", field=field)
+        raise SeedRefused(f"{field}: the value must be a YAML mapping", field=field)
     return document
 
 
@@ -77,13 +81,13 @@ class _SecretReader:
     async def read(self, ref: SecretKeyRef, field: str) -> bytes:
         data = await self._resources.read_secret(self._namespace, ref.name)
         if data is None:
-            raise Rejected(f"{field}: there is no Secret {self._namespace}/{ref.name}", field=field)
+            raise SeedRefused(f"{field}: there is no Secret {self._namespace}/{ref.name}", field=field)
         if ref.key not in data:
-            raise Rejected(f"{field}: Secret {ref.name} has no key {ref.key}", field=field)
+            raise SeedRefused(f"{field}: Secret {ref.name} has no key {ref.key}", field=field)
         value = data[ref.key]
         if len(value) > USER_DATA_LIMIT_BYTES:
             limit_kib = USER_DATA_LIMIT_BYTES // 1024
-            raise Rejected(
+            raise SeedRefused(
                 f"{field}: {len(value)} bytes are more than the {limit_kib} KiB that a seed may hold", field=field
             )
         return value

@@ -19,7 +19,7 @@ from lq_operator.controllers.runtime.statefiles import (
 )
 from lq_operator.controllers.vm.memory import VmMemory
 from lq_operator.controllers.vm.prepare import Prepared
-from lq_operator.controllers.vm.seeds import build_seed
+from lq_operator.controllers.vm.seeds import SeedRefused, build_seed
 from lq_operator.convert.domain import HostSide, domain_plan
 from lq_operator.core.failover.guards import Refusal
 from lq_operator.core.failover.patch import placement_from_dict
@@ -90,9 +90,11 @@ class Starter:
     def _failed(self, memory: VmMemory, error: Exception) -> None:
         memory.start_failures += 1
         wait_s = BACKOFF_S[min(memory.start_failures, len(BACKOFF_S) - 1)]
-        memory.start_error = f"the host refused the start: {error}"[:1500]
+        seed = isinstance(error, SeedRefused)
+        memory.start_reason = "SeedNotReady" if seed else "StartFailed"
+        memory.start_error = (str(error) if seed else f"the host refused the start: {error}")[:1500]
         memory.retry_at_s = self.clock.mono_s() + wait_s
-        log.warning("start refused by the host", reason=str(error)[:500], retry_s=wait_s)
+        log.warning("the start failed", reason=str(error)[:500], retry_s=wait_s)
 
     async def _start(
         self, vm: VirtualMachine, identity: Identity, epoch: Epoch, entry: OwnedHost, prepared: Prepared

@@ -169,7 +169,8 @@ def _lacking(state: str, lacks: tuple[Lack, ...]) -> Decision:
     stalled = next((lack for lack in lacks if lack.stalled), None)
     first = stalled or lacks[0]
     standing = Standing.STALLED if stalled else Standing.WORKING
-    return Decision(state, standing, first.reason, "; ".join(lack.message for lack in lacks))
+    again_s = min((lack.again_s for lack in lacks if lack.again_s is not None), default=None)
+    return Decision(state, standing, first.reason, "; ".join(lack.message for lack in lacks), requeue_s=again_s)
 
 
 # ---------------------------------------------------------------- on a host

@@ -42,11 +42,13 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """Something that a start needs and that is not there. `stalled`: only a person can help."""
+    """Something that a start needs and that is not there. `stalled`: only a person can help. `again_s`: nothing will
+    tell when it is there, so look again after that long."""
 
     reason: str
     message: str
     stalled: bool = False
+    again_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
