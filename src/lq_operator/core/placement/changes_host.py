@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from lq_operator.core.placement.case import Case, Pick
-from lq_operator.core.placement.filters import FILTERS, pool_free
+from lq_operator.core.placement.filters import FILTERS, counts_per_row, fewest, pool_free
+from lq_operator.core.placement.state import BoolArray
 from lq_operator.core.placement.types import VmKey
 
 
@@ -66,7 +67,7 @@ MOVABLE = ("vcpus", "memory", "hugepages", "numa", "devices", "vm-anti-affinity"
 
 def move_vm(case: Case, cost: int, limit: int) -> Iterator[Pick]:
     state, shape = case.state, case.shape
-    rows = np.flatnonzero(case.only(*MOVABLE))
+    rows = np.flatnonzero(case.only(*MOVABLE) & _one_vm_too_many(case))
     if not len(rows):
         return
     free = state.amount("hugepages", str(shape.hugepage_kib)) if shape.hugepage_kib else state.free_memory
@@ -82,22 +83,78 @@ def move_vm(case: Case, cost: int, limit: int) -> Iterator[Pick]:
         yield best
 
 
+def _one_vm_too_many(case: Case) -> BoolArray:
+    """Rows where one VM's leaving could be enough for the rules between VMs (necessary, not sufficient)."""
+    state, question, every = case.state, case.question, slice(0, case.state.n)
+    enough = np.ones(state.n, np.bool_)
+    for term, group in question.anti_affinity:
+        enough &= counts_per_row(state, group, term.topology_key, every) <= 1
+    for group in question.refused_by:
+        enough &= counts_per_row(state, group, group.term.topology_key, every) <= 1
+    for spread, group in question.spread:
+        own = 1 if group.matches(question.namespace, question.shape) else 0
+        low = fewest(state, question, group, spread.topology_key)
+        there = counts_per_row(state, group, spread.topology_key, every)
+        enough &= there + own - low <= spread.max_skew + 1
+    for name, groups in (
+        ("vm-anti-affinity", [group for _, group in question.anti_affinity]),
+        ("refused-by-others", list(question.refused_by)),
+        ("spread", [group for _, group in question.spread]),
+    ):
+        if name in case.fails:  # the VM that leaves must be one of them
+            here = np.any([group.host_counts[every] > 0 for group in groups], axis=0)
+            enough &= here | ~case.fails[name]
+    return enough
+
+
+def _culprits(case: Case, row: int) -> list[set[int]]:
+    """For each rule between VMs that fails here: the groups one of whose members would have to leave."""
+    state, question, one = case.state, case.question, slice(row, row + 1)
+    wanted = []
+    for name, terms in (
+        ("vm-anti-affinity", [(term.topology_key, group) for term, group in question.anti_affinity]),
+        ("refused-by-others", [(group.term.topology_key, group) for group in question.refused_by]),
+    ):
+        if name in case.fails and case.fails[name][row]:
+            wanted += [{id(group)} for key, group in terms if counts_per_row(state, group, key, one)[0]]
+    if "spread" in case.fails and case.fails["spread"][row]:
+        wanted.append({id(group) for _, group in question.spread})
+    return wanted
+
+
 def _move_from(case: Case, row: int, lacking_mib: int, cost: int, bound: int) -> Pick | None:
     """The cheapest VM of one host whose leaving makes room, if it costs less than `bound`."""
-    state = case.state
+    state, shape = case.state, case.shape
     host = state.names[row]
-    short_of_memory = bool(case.fails.get("memory", case.fails.get("hugepages"))[row])  # type: ignore[index]
+    fails = {name for name in MOVABLE if name in case.fails and case.fails[name][row]}
+    short_of_memory = bool(fails & {"memory", "hugepages"})
+    culprits = _culprits(case, row)
+    mvcpus = int(state.overcommit[row])
+    missing = shape.vcpus * (mvcpus if shape.dedicated_cpus else 1000) - int(state.free_mvcpus[row])
+    devices = {d: n - int(state.amount("devices", d)[row]) for d, n in shape.devices.items()}
+    entry = state.row[row]
+    assert entry is not None
+    if any(entry.devices.get(device, 0) < short for device, short in devices.items()):
+        return None
     found: list[tuple[int, VmKey]] = []
     for identity, occupant in state.occupants.get(host, {}).items():
-        price = cost - (-occupant.shape.memory_mib // 1024)
+        its = occupant.shape
+        price = cost - (-its.memory_mib // 1024)
+        if price >= bound or occupant.reserved:
+            continue
+        if short_of_memory and (its.memory_mib < lacking_mib or its.hugepage_kib != shape.hugepage_kib):
+            continue
+        if its.vcpus * (mvcpus if its.dedicated_cpus else 1000) < missing or ("numa" in fails and not its.bound_cells):
+            continue
+        if any(its.devices.get(device, 0) < short for device, short in devices.items()):
+            continue
+        if culprits:
+            mine = {id(group) for group in state.groups.groups_of(identity.namespace, its)}
+            if not all(mine & groups for groups in culprits):
+                continue
         placed = state.placed.get(identity)
-        if price >= bound or occupant.reserved or placed is None or not placed.movable:
-            continue
-        if short_of_memory and (
-            occupant.shape.memory_mib < lacking_mib or occupant.shape.hugepage_kib != case.shape.hugepage_kib
-        ):
-            continue
-        found.append((price, identity))
+        if placed is not None and placed.movable:
+            found.append((price, identity))
     for price, identity in sorted(found):
         if _fits_without(case, row, identity):
             return (price, str(identity), 0, row, f"VM {identity} were moved away from {host}")
