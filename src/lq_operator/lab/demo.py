@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lq_operator.lab import leftovers, manifests
 from lq_operator.lab.datacenter import Lab, take_down
@@ -132,13 +133,13 @@ Try next:
             raise LabError(f"the operator changed what was declared:\n{found.stdout}{found.stderr}")
         self.say("\nkubectl diff of everything that was applied: empty")
 
-    def _objects(self, kind: str) -> list[dict[str, object]]:
-        items: list[dict[str, object]] = json.loads(self.lab.kubectl("get", kind, "-A", "-o", "json").stdout)["items"]
+    def _objects(self, kind: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = json.loads(self.lab.kubectl("get", kind, "-A", "-o", "json").stdout)["items"]
         return items
 
     def _ready(self, kind: str) -> int:
         return sum(
-            any(c["type"] == "Ready" and c["status"] == "True" for c in item.get("status", {}).get("conditions", []))  # type: ignore[attr-defined]
+            any(c["type"] == "Ready" and c["status"] == "True" for c in item.get("status", {}).get("conditions", []))
             for item in self._objects(kind)
         )
 
@@ -146,7 +147,7 @@ Try next:
         states = [item.get("status", {}) for item in self._objects("virtualmachines")]
         return len(states) == len(VMS) and all(
             s.get("addresses") and s.get("guest", {}).get("hostname")
-            for s in states  # type: ignore[attr-defined]
+            for s in states
         )
 
     def _until(self, what: str, done: Callable[[], bool]) -> None:
