@@ -15,6 +15,9 @@ from typing import Protocol
 
 import pytest
 
+from tests.sim.fakes.clock import FakeClock
+from tests.sim.fakes.hosts import Datacenter, FakeFleet
+
 from lq_operator.adapters.libvirt.fleet import LibvirtFleet
 from lq_operator.core.model import DomainEvent, NodeName
 from lq_operator.lab.datacenter import Lab
@@ -132,4 +135,48 @@ async def lab_world(request: pytest.FixtureRequest) -> AsyncIterator[HostWorld]:
             await asyncio.to_thread(lab_host.exec, ["rm", "-rf", world.scratch])
 
 
-WORLDS: dict[str, WorldFactory] = {"libvirt": lab_world}
+class MemoryWorld:
+    """The simulator's machine."""
+
+    def __init__(self) -> None:
+        clock = FakeClock()
+        datacenter = Datacenter(clock)
+        self._machine = datacenter.add("h1")
+        self.fleet: Fleet = FakeFleet(datacenter, clock)
+        self.node = NodeName("h1")
+        self.scratch = f"/var/lib/libvirt/lq-{uuid.uuid4().hex[:12]}"
+        self.events: list[DomainEvent] = []
+        self.fleet.on_event(self.events.append)
+        self.fleet.configure(self.node, "qemu+tls://h1/system", {})
+        host = self.fleet.host(self.node)
+        assert host is not None
+        self.host: Host = host
+
+    async def put_file(self, path: str) -> None:
+        self._machine.put_file(path)
+
+    async def remove_file(self, path: str) -> None:
+        self._machine.remove_file(path)
+
+    async def remove_dir(self, path: str) -> None:
+        self._machine.remove_dir(path)
+
+    async def define_foreign(self, domain_name: str) -> None:
+        self._machine.define_foreign(domain_name)
+
+    async def define_foreign_network(self, name: str) -> None:
+        self._machine.define_foreign_network(name)
+
+
+@contextlib.asynccontextmanager
+async def memory_world(request: pytest.FixtureRequest) -> AsyncIterator[HostWorld]:
+    """A machine of the simulator (tests/sim/fakes)."""
+    del request
+    world = MemoryWorld()
+    try:
+        yield world
+    finally:
+        await world.fleet.close()
+
+
+WORLDS: dict[str, WorldFactory] = {"libvirt": lab_world, "memory": memory_world}

@@ -180,6 +180,7 @@ _REMEDIES = (
     ("not yet active", "a certificate is not valid yet: check the clocks"),
     ("unexpected tls packet", "what answers there does not speak TLS: use qemu+tcp or the right port"),
     ("tls handshake failed", "the TLS handshake failed: check that the port is libvirtd's TLS port"),
+    ("tls confirmation", "the host refuses our certificate: tls.crt must be signed by the CA that the host trusts"),
     ("tls session", "TLS failed: the host may not accept our certificate (tls.crt signed by the host's CA?)"),
     ("received from server too", "what answers there is not libvirtd: correct host and port in spec.uri"),
     ("host key verification failed", "the SSH host key is not in known_hosts: add the host's key to the Secret"),
