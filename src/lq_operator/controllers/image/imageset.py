@@ -81,9 +81,12 @@ class ImageSet:
             self._wake_restless()
 
     def host_event(self, event: DomainEvent) -> None:
-        """A host came: whoever waits for it looks again."""
+        """A host came: whoever waits for it looks again, and what should lie there is looked for."""
         if event.kind == "connected":
             self._wake_restless()
+            for image in self._store.list(Image):
+                if any(artefact.node in ("", event.node) for artefact in image.status.artefacts):
+                    self._wake(image.key)
 
     async def run(self) -> None:
         """Until cancelled; Fenced (and bugs of the runtime) are raised."""
