@@ -14,7 +14,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import pytest
-
 from tests.sim.fakes.clock import FakeClock
 from tests.sim.fakes.hosts import Datacenter, FakeFleet
 
