@@ -233,7 +233,7 @@ OFF = frozenset(
         "tested patches", "commit first", "gate", "list gates after mine", "members from records", "undefine on stop",
         "epoch per start", "gate after listing", "unique gate", "renewal", "read back", "look at every host",
         "inventory per term", "ticket", "silence is no evidence", "attestation per term", "void on contact", "boot in evidence",
-        "term in record", "departure notes", "note before listing",
+        "term in record", "departure notes",
     }
 )  # fmt: skip
 """What can be taken away beside the guards of the table: the host's part and the process's part of the protocol."""
