@@ -37,7 +37,7 @@ def prepare(
     """Resolve for a start on `node` (None: not placed, only the blockers are of interest)."""
     prepared = Prepared(blockers=list(children.lacks))
     _cluster_and_size(vm, refs, prepared)
-    _disks(vm, node, store, prepared)
+    _disks(vm, node, refs, store, prepared)
     for interface in vm.spec.interfaces:
         _nic(vm, identity, interface, node, refs, children, prepared)
     _duplicate_macs(vm, store, prepared)
@@ -57,7 +57,7 @@ def _cluster_and_size(vm: VirtualMachine, refs: Refs, prepared: Prepared) -> Non
         prepared.size = size
 
 
-def _disks(vm: VirtualMachine, node: NodeName | None, store: Store, prepared: Prepared) -> None:
+def _disks(vm: VirtualMachine, node: NodeName | None, refs: Refs, store: Store, prepared: Prepared) -> None:
     for disk_name, volume_name in disk_volumes(vm).items():
         where = f"spec.disks[{disk_name}]"
         volume = store.get(Volume, vm.metadata.namespace, volume_name)
@@ -75,6 +75,11 @@ def _disks(vm: VirtualMachine, node: NodeName | None, store: Store, prepared: Pr
                 )
             )
             continue
+        if not volume.status.pool and prepared.cluster is not None:
+            pool = refs.pool(volume.spec.pool_ref, prepared.cluster.metadata.name, f"{where}: Volume {volume_name}")
+            if isinstance(pool, Lack):
+                prepared.blockers.append(pool)
+                continue
         _one_disk(disk_name, volume, node, prepared)
 
 
