@@ -130,16 +130,32 @@ def test_verdict_equals_exhaustive_search(apart: bool, capsys: pytest.CaptureFix
     assert min(yes, no) >= 0.3 * (yes + no)
 
 
-def test_the_exact_solver_is_needed_and_finds_what_the_heuristics_miss() -> None:
-    """6+6+4+4+4 GiB into 12 + 12: best fit and worst fit strand 4, an exact search does not."""
+def test_the_exact_solver_finds_what_the_heuristics_miss() -> None:
+    """27 GiB in 9 + 10 + 8: every greedy order strands one VM, an exact search places all."""
     engine = PlacementEngine()
-    for name, memory in (("down", 24), ("a", 12), ("b", 12)):
+    for name, memory in (("down", 27), ("a", 9), ("b", 10), ("c", 8)):
         engine.set_host(HostFacts(name, pcpus=64, memory_mib=memory))
-    for at, memory in enumerate((6, 6, 4, 4, 4)):
-        engine.set_vm(Placed(VmKey("x", f"v{at}"), "down", Shape(1, memory)))
+    vms = {}
+    for at, memory in enumerate((6, 3, 4, 3, 3, 3, 4)):
+        vm = Placed(VmKey("x", f"v{at}"), "down", Shape(1, memory))
+        vms[vm.identity] = vm
+        engine.set_vm(vm)
     verdict = Admission(engine).can_fail(("down",))
     assert verdict.ok
-    assert {h for k, h in verdict.witness if k.name in ("v0", "v1")} in ({"a"}, {"b"})
+    assert verdict.method == "exact"
+    room = {"a": 9, "b": 10, "c": 8}
+    for identity, host in verdict.witness:
+        room[host] -= vms[identity].shape.memory_mib
+    assert set(vms) == {identity for identity, _ in verdict.witness}
+    assert min(room.values()) >= 0
+
+
+def test_out_of_nodes_counts_as_unsafe() -> None:
+    """A verdict that was not proven is a no, and says so."""
+    engine, _, hosts = tight_cluster(3)
+    verdicts = [Admission(engine, max_nodes=0).can_fail((name,)) for name in hosts]
+    assert all(verdict.ok == (verdict.blocker is None) for verdict in verdicts)
+    assert all("not proven" in v.sentence for v in verdicts if v.method == "unproven")
 
 
 def test_words_and_unknown_hosts() -> None:

@@ -87,7 +87,7 @@ def cheapest_by_brute_force(world: World) -> dict[str, int]:
     return least
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(worlds(max_hosts=4, max_vms=6))
 def test_changes_are_exact_and_the_cheapest(world: World) -> None:
     decision = world.engine().decide(world.request)

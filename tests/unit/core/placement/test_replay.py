@@ -19,7 +19,7 @@ CHILD = "import sys; from lq_operator.core.placement.replay import replay; " \
         "sys.stdout.buffer.write(b'\\n'.join(replay(line) for line in sys.stdin.buffer.read().split(b'\\n')))"  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(worlds(), st.integers(0, 5))
 def test_replay_gives_the_same_bytes(world: World, seed: int) -> None:
     engine = world.engine(reverse=bool(seed % 2), seed=seed)
@@ -33,7 +33,7 @@ def test_another_process_with_another_hash_seed_agrees() -> None:
     """Sets and dicts must not leak their order: the child runs with another PYTHONHASHSEED."""
     records = []
 
-    @settings(max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=40, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(worlds())
     def collect(world: World) -> None:
         engine = world.engine(seed=4)
