@@ -221,7 +221,7 @@ FIELDS: dict[str, dict[str, Limit]] = {
         "spec.unreachableAfterSeconds": Int(2, 300),
     },
     "HostAttestation": {
-        "spec": Needs(("node", "hostUUID", "boot", "statement", "seen", "attestedBy")),
+        "spec": Needs(("node", "hostUUID", "boot", "term", "statement", "seen", "attestedBy")),
         "spec.node": NAME,
         "spec.hostUUID": Text(
             0,
@@ -231,6 +231,7 @@ FIELDS: dict[str, dict[str, Limit]] = {
             None,
         ),
         "spec.boot": Text(1, 100, ("b-1",), CONTROL),
+        "spec.term": Int(1, 1_000_000_000),
         "spec.statement": Words(("PoweredOff", "Destroyed")),
         "spec.seen": Text(
             10, 1000, ("Both power supplies are out.\n<ok> & é",), tuple(f"{c} padding" for c in CONTROL)
@@ -442,6 +443,7 @@ SPECS: dict[str, Manifest] = {
         "node": "h1",
         "hostUUID": _UUID,
         "boot": "b-1",
+        "term": 7,
         "statement": "PoweredOff",
         "seen": "No power at all.",
         "attestedBy": "maria",

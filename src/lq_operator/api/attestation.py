@@ -32,6 +32,8 @@ class HostAttestationSpec(ApiModel):
     """status.hostUUID of that node: proves that you looked at the right machine."""
     boot: Annotated[str, Field(min_length=1, max_length=100, pattern=NO_CONTROL)]
     """status.boot of that node: the boot that is over. Covers no start in a later boot."""
+    term: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    """status.term of the HypervisorCluster when you looked: a statement from before a restart or a restore counts for nothing."""
     statement: Literal["PoweredOff", "Destroyed"]
     """PoweredOff: I saw that it has no power. Destroyed: it will never run again."""
     seen: Annotated[str, Field(min_length=10, max_length=1000, pattern=NO_CONTROL)]

@@ -58,6 +58,7 @@ class AttestationController:
                 found.spec.attested_by,
                 found.status.accepted_term,
                 found.status.void,
+                found.spec.term,
             ),
             self._host(found.spec.node, since, went_back=suspect and found.status.accepted),
             self.book.tenure.term,

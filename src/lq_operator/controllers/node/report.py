@@ -70,10 +70,19 @@ class NodeReporter:
         was = ready is not None and ready.status == "Unknown"
         status = self._kept(node)
         status["lastContact"] = node.status.last_contact if was else self.clock.now_rfc3339()
-        message = why or "the host does not answer"
+        message = f"{why or 'the host does not answer'}. {self._how_to_attest(node)}"
         if not was:
             self.events.emit(node, "HostUnreachable", message, warning=True)
         await self._write(node, status, Progress.UNKNOWN, "HostUnreachable", message, claimed=None, member=None)
+
+    def _how_to_attest(self, node: HypervisorNode) -> str:
+        status = node.status
+        if not status.host_uuid or not status.boot:
+            return "Check spec.uri, the network and libvirtd"
+        return (
+            f"If you have seen that it is off, create a HostAttestation with hostUUID {status.host_uuid}, boot "
+            f"{status.boot}, term {self.book.tenure.term}"
+        )
 
     async def refused(self, node: HypervisorNode, refusal: RefuseHost) -> None:
         """A host that is not ours to touch."""
