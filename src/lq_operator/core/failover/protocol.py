@@ -151,6 +151,8 @@ def _commit(current: Placement | None, request: Commit) -> Placement:
         boot=request.view.boot,
         epoch=request.epoch,
         released_epoch=current.released_epoch,
+        # For people: by what it could leave the host where it ran under releasedEpoch. No guard reads it.
+        evidence=current.evidence,
     )
 
 
