@@ -87,6 +87,9 @@ class NodeController:
             return await self._silent(node, contact)
         entry = await self._own(node, host, contact)
         if isinstance(entry, RefuseHost):
+            # What answers is not this node's host: for its decommission the host is away, or never was.
+            if node.deleting and await self.decommission.silent(node):
+                return None
             await self.reporter.refused(node, entry)
             return Requeue.after(RELIST_S)
         contact.last_s = self.clock.mono_s()
