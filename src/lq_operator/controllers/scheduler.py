@@ -9,15 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lq_operator.api.base import Condition
 from lq_operator.api.cluster import HypervisorCluster
 from lq_operator.api.network import VirtualNetwork
 from lq_operator.api.node import HypervisorNode
 from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import SchedulingStatus, VirtualMachine
 from lq_operator.api.volume import Volume
-from lq_operator.controllers.runtime.conditions import set_condition
-from lq_operator.controllers.runtime.placements import epoch_of, placement_of
+from lq_operator.controllers.runtime.placements import epoch_of, placement_of, scheduled_operations
 from lq_operator.controllers.runtime.refs import Namespaces, Refs, disk_volumes
 from lq_operator.controllers.runtime.tenure import Tenure
 from lq_operator.convert.placement import host_facts, scheduling_status, shape_of
@@ -286,32 +284,8 @@ class Scheduler:
             ]
         value = scheduling.model_dump(by_alias=True, mode="json", exclude_none=True)
         operations.append({"op": "add", "path": "/status/scheduling", "value": value})
-        operations += _condition_operations(vm, scheduled, reason, message, self.clock.now_rfc3339())
+        operations += scheduled_operations(vm, scheduled == "True", reason, message, self.clock.now_rfc3339())
         meta = vm.metadata
         await self.resources.json_patch(
             VirtualMachine, meta.namespace, meta.name, operations, subresource="status", manager=MANAGER
         )
-
-
-def _condition_operations(vm: VirtualMachine, status: str, reason: str, message: str, now: str) -> list[dict[str, Any]]:
-    """Set Scheduled in the list as it was read: its place is tested, so that nobody else's condition is overwritten."""
-    existing = list(vm.status.conditions)
-    after: list[Condition] = set_condition(
-        existing,
-        "Scheduled",
-        "True" if status == "True" else "False",
-        reason,
-        message,
-        generation=vm.metadata.generation,
-        now=now,
-    )
-    condition = next(c for c in after if c.type == "Scheduled").model_dump(by_alias=True, mode="json")
-    index = next((i for i, c in enumerate(existing) if c.type == "Scheduled"), None)
-    if index is not None:
-        return [
-            {"op": "test", "path": f"/status/conditions/{index}/type", "value": "Scheduled"},
-            {"op": "replace", "path": f"/status/conditions/{index}", "value": condition},
-        ]
-    if existing:
-        return [{"op": "add", "path": "/status/conditions/-", "value": condition}]
-    return [{"op": "add", "path": "/status/conditions", "value": [condition]}]

@@ -16,7 +16,7 @@ from lq_operator.api.vm import (
 from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.controllers.runtime.conditions import Progress, dump_conditions, only, set_progress
 from lq_operator.controllers.runtime.guestbook import GuestBook, GuestSaid
-from lq_operator.controllers.runtime.placements import epoch_of
+from lq_operator.controllers.runtime.placements import epoch_of, scheduled_operations
 from lq_operator.controllers.runtime.refs import disk_volumes
 from lq_operator.controllers.runtime.status import report_status
 from lq_operator.controllers.vm.memory import VmMemory
@@ -24,6 +24,7 @@ from lq_operator.controllers.vm.observe import after_seconds, seconds_until
 from lq_operator.controllers.vm.prepare import Prepared
 from lq_operator.convert.domain import hardware_status, spec_hash
 from lq_operator.convert.power import declared_of
+from lq_operator.core.failover.guards import Reason
 from lq_operator.core.lifecycle.operations import Effect, Outcome
 from lq_operator.core.lifecycle.world import Decision, Standing, VmWorld
 from lq_operator.core.model import Epoch, HardwareAbi, Identity
@@ -35,6 +36,10 @@ OPERATION_MANAGER = "lq-vmop"
 STABLE_S = 600.0
 """After this long a guest's restarts are counted from zero again, as Kubernetes does with its back-off."""
 MY_CONDITIONS = ("Ready", "Reconciling", "Stalled")
+
+SCHEDULED_MANAGER = "lq-scheduler"
+"""Scheduled has one manager, whoever writes it: no apply of the other's conditions takes it away."""
+_KEEP_FROM_SCHEDULER = frozenset(reason.value for reason in Reason)
 
 _PROGRESS = {
     Standing.READY: Progress.READY,
@@ -93,10 +98,30 @@ class Reporter:
         }
         try:
             wrote = await report_status(self.resources, vm, status, MANAGER)
-        except NotFound:
+            await self._unscheduled(vm, world, decision, now)
+        except (NotFound, Conflict):
             return
         if wrote:
             self._tell(vm, decision)
+
+    async def _unscheduled(self, vm: VirtualMachine, world: VmWorld, decision: Decision, now: str) -> None:
+        """Why the scheduler is not asked yet: it never sees a VM without a placement."""
+        known = vm.status.condition("Scheduled")
+        if world.placement is not None or world.deleting or decision.reason not in _KEEP_FROM_SCHEDULER:
+            return
+        if known is not None and (known.reason, known.message) == (decision.reason, decision.message):
+            return
+        meta = vm.metadata
+        fresh = await self.resources.get(VirtualMachine, meta.namespace, meta.name)
+        if fresh is None or fresh.metadata.uid != meta.uid or fresh.status.placement is not None:
+            return
+        operations = [
+            {"op": "test", "path": "/metadata/uid", "value": meta.uid},
+            *scheduled_operations(fresh, False, decision.reason, decision.message, now),
+        ]
+        await self.resources.json_patch(
+            VirtualMachine, meta.namespace, meta.name, operations, subresource="status", manager=SCHEDULED_MANAGER
+        )
 
     def _tell(self, vm: VirtualMachine, decision: Decision) -> None:
         ready = vm.status.condition("Ready")
