@@ -287,6 +287,55 @@ def test_a_frozen_host_delays_its_import_and_no_other(site: Site) -> None:
     assert site.checksum(file) == site.lab.image_sha256
 
 
+def test_a_copy_that_runs_in_the_pool_spoils_no_import(site: Site) -> None:
+    """libvirt refuses to look at a pool again while a volume is copied in it."""
+    host, folder = site.lab.host("h1"), site.folder("local")
+    xml = "<volume><name>vol_copy.qcow2</name><capacity>0</capacity><target><format type='qcow2'/></target></volume>"
+    host.exec(
+        ["sh", "-c", f'head -c 300M /dev/urandom > {folder}/vol_source.raw; echo "{xml}" > /run/copy.xml'], check=True
+    )
+    host.virsh("pool-refresh", "lq-local")
+    copy = subprocess.Popen(
+        host.enter_argv(
+            ["virsh", "vol-create-from", "lq-local", "/run/copy.xml", "vol_source.raw", "--inputpool", "lq-local"]
+        )
+    )
+    pid = ""
+    try:
+        pid = site.until("the copy runs", lambda: host.exec(["pgrep", "-x", "qemu-img"]).stdout.strip())
+        host.exec(["kill", "-STOP", pid], check=True)
+        site.image("beside", site.lab.image_url, site.lab.image_sha256)
+        site.volume("v", "beside")
+        site.until("everything is there but the mark", lambda: host_size(site, "beside") == guest_size(site))
+        time.sleep(8)  # longer than the adapter waits for a refresh
+        assert [name.endswith(".ready") for name in site.host_files("beside")] == [False]
+        stamp = host.exec(["stat", "-c", "%i %Y", f"{folder}/{site.host_files('beside')[0]}"]).stdout
+        host.exec(["kill", "-CONT", pid], check=True)
+        assert copy.wait(60) == 0
+        file = site.until_phase("beside", "Ready")["file"]
+        assert host.exec(["stat", "-c", "%i %Y", f"{folder}/{file}"]).stdout == stamp, "nothing was stored twice"
+    finally:
+        host.exec(["kill", "-CONT", pid])
+        copy.wait(60)
+        host.exec(["rm", "-f", f"{folder}/vol_source.raw", f"{folder}/vol_copy.qcow2"])
+        host.virsh("pool-refresh", "lq-local", check=False)
+
+
+def guest_size(site: Site) -> int:
+    return Path(site.lab.www_dir, "guest.qcow2").stat().st_size
+
+
+def host_size(site: Site, image: str) -> int:
+    """Bytes of the image's file that are on the disk (a file that is being filled is sparse), rounded to the length."""
+    files = site.host_files(image)
+    if not files:
+        return 0
+    blocks, length = (
+        site.lab.host("h1").exec(["stat", "-c", "%b %s", f"{site.folder('local')}/{files[0]}"]).stdout.split()
+    )
+    return min(int(blocks) * 512, int(length))
+
+
 def qcow2(tmp_path: Path, *options: str, size: str = "64M") -> bytes:
     path = tmp_path / "made.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, str(path), size], check=True)
@@ -378,7 +427,7 @@ def a_page(site: Site, tmp_path: Path) -> tuple[str, str, dict[str, Any]]:
         (redirect("http://[::ffff:10.78.1.11]/x"), "private"),
         (redirect("file:///etc/passwd"), "only http and https"),
         (internal("http://10.78.1.1:8080/guest.qcow2"), "private"),
-        (internal("http://2130706433/guest.qcow2"), "loopback"),
+        (internal("http://2130706433/guest.qcow2"), "usual IP address"),
         (internal("http://user:secret@10.78.0.1:8080/guest.qcow2"), "user or password"),
         (file_elsewhere, "fileUrlDirectories"),
         (file_link, "fileUrlDirectories"),

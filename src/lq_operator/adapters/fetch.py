@@ -193,7 +193,8 @@ async def _get(session: aiohttp.ClientSession, guard: _Guard, url: str, where: s
     try:
         return await session.get(url, headers=headers, allow_redirects=False)
     except (aiohttp.InvalidURL, ValueError) as error:
-        raise Rejected(f"{FIELD}: {where} is no URL that can be asked ({type(error).__name__})", field=FIELD) from error
+        message = f"{FIELD}: {where} is no URL that can be asked: write the host as a name or a usual IP address"
+        raise Rejected(message, field=FIELD) from error
     except (aiohttp.ClientError, OSError) as error:
         if guard.problem is not None:
             raise guard.problem from error

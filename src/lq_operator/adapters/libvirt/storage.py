@@ -7,6 +7,7 @@ create(WITH_BUILD), as plain create fails with code 38 when the directory is gon
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -213,7 +214,11 @@ def delete_volume(conn: Any, pool_name: str, name: str) -> None:
 
 
 def upload(conn: Any, pool_name: str, name: str, chunks: Iterator[bytes], still_wanted: Callable[[], bool]) -> None:
-    """Write the chunks from offset 0 through a blocking stream. Ends with a refresh, so that sizes are true."""
+    """Write the chunks from offset 0 through a blocking stream. Ends with a refresh, so that sizes are true.
+
+    While another volume of the pool is being copied libvirt refuses the refresh: that spoils no upload, and whoever needs
+    the sizes lists with refresh=True.
+    """
     pool = _pool(conn, pool_name)
     volume = pool.storageVolLookupByName(name)
     stream = conn.newStream(0)
@@ -229,7 +234,8 @@ def upload(conn: Any, pool_name: str, name: str, chunks: Iterator[bytes], still_
         stream.abort()
         raise
     stream.finish()
-    _refresh(pool)
+    with contextlib.suppress(Transient):
+        _refresh(pool)
 
 
 def download(conn: Any, pool_name: str, name: str, length: int) -> bytes:

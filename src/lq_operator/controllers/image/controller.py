@@ -17,7 +17,7 @@ from lq_operator.controllers.image.sweep import Sweep
 from lq_operator.controllers.runtime.conditions import Progress
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.finalizers import ensure_finalizer, remove_finalizer
-from lq_operator.core.result import NotFound, Rejected, WorldError
+from lq_operator.core.result import Fenced, NotFound, Rejected, WorldError
 from lq_operator.core.storage.importing import RETRY_FAILED_S, Target, add_seconds, judge_files, seconds_until
 from lq_operator.ports import Clock, Events, Resources, Store
 from lq_operator.telemetry import metrics
@@ -128,6 +128,8 @@ class ImageController:
             return _importing(target, slot), None
         try:
             artefact = slot.task.result()
+        except Fenced:
+            raise
         except NotFound as error:  # the pool is not on its host yet, or something was removed under the import
             return self._again(image, target, slot, error)
         except Rejected as error:
