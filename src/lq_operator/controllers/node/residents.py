@@ -14,7 +14,7 @@ from lq_operator.api.node import HypervisorNode, OrphanDomain, Tombstone
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.placements import epoch_of, placement_of
-from lq_operator.controllers.runtime.statefiles import STATE_POOL, files_of
+from lq_operator.controllers.runtime.statefiles import STATE_POOL, files_of, spent_files
 from lq_operator.controllers.runtime.tombstones import drop_tombstone
 from lq_operator.core.failover.facts import known_epoch
 from lq_operator.core.failover.inventory import domain_ahead
@@ -60,7 +60,23 @@ class Housekeeper:
                 continue
             found.running += domain.state.runs
             await self._resident(entry, domain, identity, found)
+        if not entry.tidied:
+            await self._tidy(entry)
+            entry.tidied = True
         return found
+
+    async def _tidy(self, entry: OwnedHost) -> None:
+        """Once per takeover: what a process that died right after a start would have cleaned up."""
+        running = [d for d in entry.domains.values() if d.identity and d.epoch and d.state.runs]
+        ours = [d for d in running if d.identity is not None and d.identity.installation == self.book.installation]
+        if not ours:
+            return
+        names = [volume.name for volume in await entry.host.list_volumes(STATE_POOL, refresh=True)]
+        for domain in ours:
+            assert domain.identity is not None
+            assert domain.epoch is not None
+            for name in spent_files(domain.identity, domain.epoch, names, resumed=domain.epoch):
+                await entry.host.delete_volume(STATE_POOL, name)
 
     async def _resident(self, entry: OwnedHost, domain: DomainSeen, identity: Identity, found: Residents) -> None:
         if not self.store.synced(VirtualMachine):

@@ -50,6 +50,7 @@ class OwnedHost:
     gate_held: bool = True
     state_dir: str = ""
     silent: bool = False
+    tidied: bool = False
     _decoded: HostRecord | None = None
 
     @property

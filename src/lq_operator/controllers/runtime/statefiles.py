@@ -51,7 +51,28 @@ def suspended_epochs(identity: Identity, names: Iterable[str]) -> list[Epoch]:
     there = set(names)
     found = []
     for name in files_of(identity, there, "suspend"):
-        epoch = Epoch.parse(name.rsplit("_", 1)[1].removesuffix(".img"))
+        epoch = _epoch_of(name)
         if resumed_mark(identity, epoch) not in there:
             found.append(epoch)
     return sorted(found)
+
+
+def spent_files(identity: Identity, epoch: Epoch, names: Iterable[str], resumed: Epoch | None = None) -> list[str]:
+    """Files that the run (or start) under `epoch` has no use for, in the order in which they may be deleted: seeds of
+    earlier starts, suspend images that were used (up to `resumed`, or marked), and then their marks. An image whose
+    mark went first would be resumed again, although its disks have moved on."""
+    there = set(names)
+    seeds = [name for name in files_of(identity, there, "seed") if _epoch_of(name) < epoch]
+    marks = files_of(identity, there, "resumed")
+    used = {_epoch_of(name) for name in marks}
+    images = [
+        name
+        for name in files_of(identity, there, "suspend")
+        if (at := _epoch_of(name)) in used or (resumed is not None and at <= resumed)
+    ]
+    gone = {_epoch_of(name) for name in images} | used
+    return seeds + images + [resumed_mark(identity, at) for at in sorted(gone)]
+
+
+def _epoch_of(name: str) -> Epoch:
+    return Epoch.parse(name.rsplit("_", 1)[1].partition(".")[0])

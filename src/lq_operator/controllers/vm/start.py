@@ -10,10 +10,10 @@ from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.statefiles import (
     STATE_POOL,
     console_file,
-    files_of,
     nvram_file,
     resumed_mark,
     seed_file,
+    spent_files,
     suspend_file,
     suspended_epochs,
 )
@@ -107,11 +107,16 @@ class Starter:
         seed_path = f"{directory}/{seed_file(identity, epoch)}" if seed is not None else ""
         plan = _plan(vm, identity, epoch, entry, prepared, directory, seed_path)
         saved = suspended_epochs(identity, names)
+        # Before the start: after a crash or a refused start nobody would come back for them.
+        for name in spent_files(identity, epoch, names):
+            await entry.host.delete_volume(STATE_POOL, name)
         log.info("starting", resume=bool(saved))
         if not (saved and await self._resume(entry, identity, saved[-1], plan, directory)):
             await entry.host.define(plan)
             await entry.host.start(identity.domain_name)
-        await self._tidy(entry, identity, epoch, names)
+        # It runs, so its disks move on: no image of an earlier run may ever be resumed, marked or not.
+        for name in spent_files(identity, epoch, names, resumed=epoch):
+            await entry.host.delete_volume(STATE_POOL, name)
 
     async def _write_seed(self, entry: OwnedHost, identity: Identity, epoch: Epoch, body: bytes) -> None:
         name = seed_file(identity, epoch)
@@ -138,14 +143,6 @@ class Starter:
             raise
         return True
 
-    async def _tidy(self, entry: OwnedHost, identity: Identity, epoch: Epoch, names: list[str]) -> None:
-        """Old seeds and used suspend images, images before their marks."""
-        keep = seed_file(identity, epoch)
-        stale = [name for name in files_of(identity, names, "seed", "suspend") if name != keep]
-        stale += files_of(identity, [*names, *_marks(identity, stale)], "resumed")
-        for name in stale:
-            await entry.host.delete_volume(STATE_POOL, name)
-
     async def state_dir(self, entry: OwnedHost) -> str:
         """Directory of the state pool on this host."""
         if not entry.state_dir:
@@ -154,14 +151,6 @@ class Starter:
                 raise Transient(f"{entry.node}: the state pool {STATE_POOL} is not set up yet")
             entry.state_dir = pools[STATE_POOL].path
         return entry.state_dir
-
-
-def _marks(identity: Identity, images: list[str]) -> list[str]:
-    return [
-        resumed_mark(identity, Epoch.parse(name.rsplit("_", 1)[1].removesuffix(".img")))
-        for name in images
-        if name.startswith("suspend_")
-    ]
 
 
 def _plan(
