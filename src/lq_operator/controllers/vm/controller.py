@@ -8,6 +8,7 @@ from lq_operator.api.vm import VirtualMachine
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.placements import placement_of
 from lq_operator.controllers.runtime.refs import Namespaces, Refs
+from lq_operator.controllers.runtime.statefiles import STATE_POOL, suspended_epochs
 from lq_operator.controllers.vm.act import Actor
 from lq_operator.controllers.vm.children import Children, ensure_children
 from lq_operator.controllers.vm.memory import Memories, VmMemory
@@ -16,9 +17,10 @@ from lq_operator.controllers.vm.prepare import Prepared, prepare
 from lq_operator.controllers.vm.report import Reporter
 from lq_operator.convert.domain import spec_hash
 from lq_operator.convert.power import should_run
-from lq_operator.core.actions import AskStop, RemoveFinalizer, StartGuest
+from lq_operator.core.actions import AskStop, RemoveFinalizer, StartGuest, WritePlacement
 from lq_operator.core.lifecycle.decide import decide
 from lq_operator.core.lifecycle.operations import Effect
+from lq_operator.core.lifecycle.power import Power
 from lq_operator.core.lifecycle.world import Decision, Standing, VmWorld
 from lq_operator.core.model import HardwareAbi, Identity, Phase
 from lq_operator.core.result import NotFound, Transient
@@ -80,13 +82,13 @@ class VmController:
             world = self.observer.world(vm, memory, prepared, effect, fresh=fresh)
             decision = decide(world)
             automatic = automatic or decision.counts_restart
-            if decision.actions and not fresh and await self._list_placed(world):
+            if decision.actions and not fresh and await self._list_placed(world, memory):
                 fresh = True
                 continue
             if not decision.actions:
                 break
-            if decision.give_up:
-                # Written before the release, or the scheduler would start it again.
+            if decision.give_up or _image_untold(vm, decision, memory):
+                # Written before the release, or the scheduler would start it again, or without its suspend image.
                 await self.reporter.report(vm, world, decision, effect, prepared, memory, hardware)
                 vm = self.store.get(VirtualMachine, vm.metadata.namespace, vm.metadata.name) or vm
             for action in decision.actions:
@@ -128,12 +130,18 @@ class VmController:
         node = placement.node if placement is not None and placement.phase is not Phase.RELEASED else None
         return prepare(vm, identity, node, refs, self.store, children)
 
-    async def _list_placed(self, world: VmWorld) -> bool:
+    async def _list_placed(self, world: VmWorld, memory: VmMemory) -> bool:
         """Before acting, look at the placed host itself and not at what was heard of it."""
         entry = self.observer.host(world.placement)
         if entry is None:
             return False
         await self.observer.book.relist(entry)
+        domain = entry.domains.get(world.identity.domain_name)
+        rests = world.wish.power in (Power.STOPPED, Power.SUSPENDED) and not world.deleting
+        if rests and not memory.saved_on and not (domain is not None and domain.state.runs):
+            # Who saved it may have died before saying so.
+            names = [volume.name for volume in await entry.host.list_volumes(STATE_POOL, refresh=True)]
+            memory.saved_on = entry.node if suspended_epochs(world.identity, names) else ""
         return True
 
     async def _hardware(self, vm: VirtualMachine, identity: Identity, world: VmWorld) -> HardwareAbi | None:
@@ -144,6 +152,12 @@ class VmController:
             return await entry.host.read_hardware(identity.domain_name)
         except NotFound:
             return None
+
+
+def _image_untold(vm: VirtualMachine, decision: Decision, memory: VmMemory) -> bool:
+    """It is about to be released, and status does not say yet that (and where) its memory lies."""
+    released = any(isinstance(a, WritePlacement) and a.new.phase is Phase.RELEASED for a in decision.actions)
+    return released and bool(memory.saved_on) and vm.status.power.state != "Suspended"
 
 
 def _must_be_told(decision: Decision) -> bool:

@@ -204,7 +204,7 @@ def _silent(world: VmWorld, placed: PlacedHost | None) -> Decision:
 
 def _not_running(world: VmWorld, placed: PlacedHost, domain: DomainSeen | None) -> Decision:
     if world.wish.power in (Power.STOPPED, Power.SUSPENDED):
-        return _depart(world, placed, domain, "Stopped")
+        return _depart(world, placed, domain, "Suspended" if world.run.suspended else "Stopped")
     ending = _ending(world, domain)
     if ending is Ending.NONE or world.wish.restart_of is not None:
         return _start(world, placed, automatic=False)
