@@ -189,11 +189,14 @@ class SimWorld:
         for vm in self.api.raw_list(VirtualMachine):
             status = vm["status"]
             lines.append(f"{vm['metadata']['name']}: {status.get('placement')} {status.get('power')}")
-            lines += [f"   {c['type']}={c['status']} {c['reason']}: {c['message']}" for c in status.get("conditions", ())]
+            lines += [
+                f"   {c['type']}={c['status']} {c['reason']}: {c['message']}" for c in status.get("conditions", ())
+            ]
         for name, machine in self.datacenter.machines.items():
-            lines.append(f"{name} {self.datacenter.lines[name]}: " + ", ".join(
-                f"{d.name} {d.state} {d.plan.epoch if d.plan else ''}" for d in machine.domains.values()
-            ))
+            lines.append(
+                f"{name} {self.datacenter.lines[name]}: "
+                + ", ".join(f"{d.name} {d.state} {d.plan.epoch if d.plan else ''}" for d in machine.domains.values())
+            )
         return "\n".join(lines)
 
     # ------------------------------------------------------------ what people do
@@ -357,9 +360,7 @@ class SimWorld:
             "files": sorted(files),
             "domains": sorted(domains),
             "claims": sorted(c["spec"]["address"] for c in self.api.raw_list(AddressClaim)),
-            "volumes": sorted(
-                f"{v['metadata']['name']} {v['status'].get('phase')}" for v in self.api.raw_list(Volume)
-            ),
+            "volumes": sorted(f"{v['metadata']['name']} {v['status'].get('phase')}" for v in self.api.raw_list(Volume)),
             "tombstones": [t for n in nodes for t in n["status"].get("tombstones") or ()],
             "orphans": [o for n in nodes for o in n["status"].get("orphans") or ()],
             "vms": sorted(

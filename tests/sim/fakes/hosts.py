@@ -61,6 +61,7 @@ class Datacenter:
     on_start: Callable[[Started], None] = lambda started: None
     fleets: list[FakeFleet] = field(default_factory=list)
     _stuck: dict[str, list[Callable[[], object]]] = field(default_factory=dict)
+    _stopping: set[tuple[str, str]] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def add(self, name: str, machine: Machine | None = None) -> Machine:
@@ -81,6 +82,8 @@ class Datacenter:
         for name, machine in self.machines.items():
             twin.add(name, machine.copy(shared))
             twin.lines[name] = self.lines[name]
+        for name, domain in sorted(self._stopping):
+            twin.asked_to_stop(name, domain)  # the guest goes on with what it was told
         return twin
 
     # ------------------------------------------------------------ what happens to machines
@@ -147,11 +150,17 @@ class Datacenter:
     def asked_to_stop(self, name: str, domain: str) -> None:
         """The guest heard it; whether it obeys is the machine's setting."""
         machine, boot = self.machines[name], self.machines[name].boot
-        if not machine.obedient:
+        found = machine.domains.get(domain)
+        if not machine.obedient or found is None:
             return
+        live = found.live
+
+        self._stopping.add((name, domain))
 
         def stop() -> None:
-            if machine.boot == boot and self.lines[name] is not Line.FROZEN:
+            self._stopping.discard((name, domain))
+            same_run = domain in machine.domains and machine.domains[domain].live is live
+            if same_run and machine.boot == boot and self.lines[name] is not Line.FROZEN:
                 machine.end(domain, "shutdown")
 
         self.later(GUEST_STOPS_S, stop)
