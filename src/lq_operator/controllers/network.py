@@ -10,6 +10,7 @@ from lq_operator.api.cluster import HypervisorCluster
 from lq_operator.api.network import AddressClaim, NetworkNode, VirtualNetwork
 from lq_operator.api.node import HypervisorNode
 from lq_operator.api.vm import VirtualMachine
+from lq_operator.controllers.runtime.awaited import awaited_hosts
 from lq_operator.controllers.runtime.conditions import Progress, dump_conditions, set_progress
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.finalizers import ensure_finalizer, remove_finalizer
@@ -96,6 +97,8 @@ class NetworkController:
             )
             return Requeue.after(RECHECK_S)
         if network.spec.type != "bridge":
+            if waiting := awaited_hosts(self.store, self.book):
+                raise Transient(f"{', '.join(waiting)}: not taken over yet, the network is to be removed there too")
             for entry in self.book.all():
                 await entry.host.remove_network(
                     libvirt_network_name(network.metadata.namespace or "", network.metadata.name)

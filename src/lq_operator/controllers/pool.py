@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from lq_operator.api.base import FINALIZER
 from lq_operator.api.pool import PoolNode, StoragePool
 from lq_operator.api.volume import Volume
+from lq_operator.controllers.runtime.awaited import awaited_hosts
 from lq_operator.controllers.runtime.conditions import Progress, dump_conditions, set_progress
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.finalizers import ensure_finalizer, remove_finalizer
@@ -97,6 +98,8 @@ class PoolController:
             message = f"{len(users)} Volumes are here ({', '.join(sorted(users)[:5])}): delete them first"
             await self._write(pool, Progress.STALLED, "InUse", message, list(pool.status.nodes))
             return Requeue.after(REFRESH_S)
+        if waiting := awaited_hosts(self.store, self.book):
+            raise Transient(f"{', '.join(waiting)}: not taken over yet, the pool is to be removed there too")
         for entry in self.book.all():
             await entry.host.remove_pool(host_pool_name(pool.metadata.name))
         await remove_finalizer(self.resources, pool, manager=MANAGER)

@@ -11,6 +11,7 @@ from lq_operator.api.node import Tombstone, TombstoneVolume
 from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.volume import Volume
+from lq_operator.controllers.runtime.awaited import awaited_hosts
 from lq_operator.controllers.runtime.conditions import Progress, dump_conditions, set_progress
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.finalizers import ensure_finalizer, remove_finalizer
@@ -244,6 +245,8 @@ class VolumeController:
 
     async def _sweep_unfinished(self, volume: Volume) -> None:
         """It never became ready; a half-made file may still lie on a host."""
+        if waiting := awaited_hosts(self.store, self.book):
+            raise Transient(f"{', '.join(waiting)}: not taken over yet, a half-made file may lie there")
         stem = f"vol_{volume.metadata.namespace}_{volume.metadata.name}_{volume.metadata.uid[:8]}."
         for entry in self.book.all():
             for pool in await entry.host.list_pools():

@@ -9,6 +9,7 @@ from lq_operator.api.base import FINALIZER
 from lq_operator.api.node import HypervisorNode
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmoperation import VirtualMachineOperation
+from lq_operator.controllers.runtime.awaited import awaited_hosts
 from lq_operator.controllers.runtime.guestbook import GuestBook
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.inventory import Inventory
@@ -61,7 +62,8 @@ class Observer:
             and op.spec.vm_ref.name == vm.metadata.name
             and not op.deleting
         ]
-        found.sort(key=lambda op: (op.metadata.creation_timestamp or "", op.metadata.name))
+        # The API server counts creation in whole seconds: within one, what was accepted already is the older.
+        found.sort(key=lambda o: (o.metadata.creation_timestamp or "", o.status.phase == "Pending", o.metadata.name))
         operations = [_operation(op, now, memory) for op in found]
         identity = self.identity(vm.metadata.namespace or "", vm.metadata.name)
         running = [s.epoch for s in self.book.sightings(identity) if s.runs]
@@ -86,7 +88,7 @@ class Observer:
             stamp=tenure.stamp(),
             next_epoch=tenure.next_epoch(),
             knowledge=self._knowledge(identity, memory),
-            wish=_wish(vm, effect),
+            wish=_wish(vm, effect, memory),
             deleting=vm.deleting,
             finalizer=FINALIZER in vm.metadata.finalizers,
             placement=placement,
@@ -99,6 +101,7 @@ class Observer:
             unused_epoch=placement is not None and placement.epoch is not None and memory.unused == placement.epoch,
             scheduling=vm.status.scheduling.message if vm.status.scheduling else "",
             fresh=fresh,
+            awaited=awaited_hosts(self.store, self.book) if vm.deleting else (),
         )
 
     def host(self, placement: Placement | None) -> OwnedHost | None:
@@ -175,14 +178,15 @@ class Observer:
         return (Lack(memory.start_reason, message, again_s=left_s),)
 
 
-def _wish(vm: VirtualMachine, effect: Effect) -> Wish:
+def _wish(vm: VirtualMachine, effect: Effect, memory: VmMemory) -> Wish:
     return Wish(
         power=effect.wanted or wanted_of(vm),
         declared=declared_of(vm),
         policy=RestartPolicy(vm.spec.restart_policy),
         force=effect.force or vm.spec.shutdown.grace_period_seconds == 0,
         restart_of=effect.restart_of,
-        reset=effect.reset,
+        # The effect is judged once a pass, but the pass goes round: one reset is one.
+        reset="" if effect.reset in memory.resets_done else effect.reset,
         restart_on_host_failure=vm.spec.availability.restart_on_host_failure,
     )
 

@@ -98,7 +98,7 @@ def _unconsidered(world: VmWorld) -> Decision:
     say = Decision("Unknown", Standing.WORKING, "Accepted", "looking for a domain of this name on every host")
     if len(world.views) == 1:
         return _write(world, Bind(world.actor, world.stamp, world.knowledge, world.views[0]), say)
-    return _write(world, Register(world.actor, world.stamp, world.knowledge), replace(say, state="Stopped"))
+    return _write(world, Register(world.actor, world.stamp, world.knowledge), say)
 
 
 def _displacement(world: VmWorld) -> Decision | None:
@@ -350,6 +350,9 @@ def _delete(world: VmWorld) -> Decision:
     if placement is None or placement.phase in (Phase.RELEASED, Phase.ASSIGNED):
         if placement is not None and (moved := _displacement(world)) is not None and moved.actions:
             return moved
+        if world.awaited:
+            message = f"{', '.join(world.awaited)}: about to be taken over, files of this VM may lie there"
+            return replace(say, message=message, requeue_s=WATCH_S)
         return replace(say, actions=(SweepState(), RemoveFinalizer()))
     return _delete_placed(world, say)
 

@@ -74,7 +74,8 @@ class VmWorld:
     """One VM with everything around it. `blockers` prevent a commit, `pending` a start on the placed host.
 
     `unused_epoch`: the placement was committed by this process and no start was attempted under it. `next_epoch`
-    is what a commit would take. `fresh`: the placed host was listed in this pass.
+    is what a commit would take. `fresh`: the placed host was listed in this pass. `awaited`: hosts that are about to
+    be taken over, and may hold files of this VM.
     """
 
     identity: Identity
@@ -96,6 +97,7 @@ class VmWorld:
     unused_epoch: bool = False
     scheduling: str = ""
     fresh: bool = False
+    awaited: tuple[NodeName, ...] = ()
 
 
 class Standing(StrEnum):
