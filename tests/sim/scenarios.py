@@ -14,7 +14,9 @@ from tests.sim.world import NS, SimWorld
 
 from lq_operator.api.attestation import HostAttestation
 from lq_operator.api.node import HypervisorNode
+from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmoperation import VirtualMachineOperation
+from lq_operator.api.volume import Volume
 
 CALM_S = 60.0
 """After the goal, so long nothing may change any more: requeues, resyncs and clean-ups have had their turn."""
@@ -97,6 +99,51 @@ SUSPEND = Scenario("suspend", lambda w: w.vm(powerState="Suspended"), _suspended
 HOST_LOST = Scenario("host-lost", _lose_its_host, _elsewhere, (_create, _running), attest_what_is_off)
 
 
+CREATE_LOCAL = Scenario("create-local", _create, _running, access="Local")
+
+
+def _suspended_in_turn(world: SimWorld) -> bool:
+    if world.running():
+        world.vm(powerState="Suspended")
+    return _suspended(world)
+
+
+RESUME = Scenario("resume", lambda w: w.vm(powerState="Running"), _running, (_create, _suspended_in_turn))
+
+
+def _delete_when_committed(world: SimWorld) -> None:
+    """A change of mind while it starts."""
+    raw = world.raw(VirtualMachine, NS, "vm")
+    if raw and "deletionTimestamp" not in raw["metadata"] and world.api.raw_list(Volume):
+        world.delete()
+
+
+DELETE_AT_ONCE = Scenario("delete-at-once", _create, lambda w: w.gone(), human=_delete_when_committed, access="Local")
+
+
+def _lose_and_delete(world: SimWorld) -> None:
+    world.datacenter.power_off(world.placement()["node"])
+    world.delete()
+
+
+def _boot_when_gone(world: SimWorld) -> None:
+    """The host comes back once the VM object is gone and a tombstone waits for it."""
+    if world.gone():
+        for name, line in world.datacenter.lines.items():
+            if line.value == "off":
+                world.datacenter.restore(name)
+
+
+def _buried(world: SimWorld) -> bool:
+    left = world.leftovers()
+    return (
+        world.gone() and all(line.value == "up" for line in world.datacenter.lines.values()) and not left["tombstones"]
+    )
+
+
+DELETE_AWAY = Scenario("delete-away", _lose_and_delete, _buried, (_create, _running), _boot_when_gone, access="Local")
+
+
 def void(value: object) -> None:
     """For lambdas whose value nobody wants."""
     del value
@@ -147,7 +194,19 @@ def _owned(operator: Operator, hosts: int) -> bool:
     return operator.hosts is not None and len(operator.hosts.book.all()) == hosts
 
 
-EVERY = (CREATE, STOP, RESTART, DELETE, DELETE_STOPPED, SUSPEND, HOST_LOST)
+EVERY = (
+    CREATE,
+    CREATE_LOCAL,
+    STOP,
+    RESTART,
+    DELETE,
+    DELETE_STOPPED,
+    DELETE_AT_ONCE,
+    SUSPEND,
+    RESUME,
+    HOST_LOST,
+    DELETE_AWAY,
+)
 
 
 @functools.cache
