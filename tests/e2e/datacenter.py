@@ -23,7 +23,7 @@ from lq_operator.lab.release import Release
 
 Object = dict[str, Any]
 NAMESPACE = "e2e"
-PATIENCE_S = 120.0
+PATIENCE_S = float(os.environ.get("LQ_TEST_PATIENCE_S", "180"))
 """Bounds a wait that failed; emulated guests boot in four seconds on an idle machine and ten times slower on a busy one."""
 _LQ = "{https://limiquantix.io/domain/1}"
 _LOG_LINES = 12

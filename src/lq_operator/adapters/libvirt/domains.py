@@ -169,6 +169,9 @@ def save(conn: Any, domain_name: str, path: str) -> None:
 def restore(conn: Any, path: str, plan: DomainPlan) -> None:
     """Start from a file under the gate of `plan`. The definition comes first, or the domain would be transient.
 
+    The guest runs afterwards, also one that was paused when it was saved: left paused it would show "migration",
+    the word of a guest that may not be resumed.
+
     Rejected when the image is of another domain: restoring it would start a guest under a foreign identity.
     """
     document = conn.saveImageGetXMLDesc(path, libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
@@ -177,4 +180,4 @@ def restore(conn: Any, path: str, plan: DomainPlan) -> None:
         raise Rejected(f"{path} is the suspend image of {image.domain_name}, not of {plan.identity.domain_name}")
     changed = with_gate(document, plan)
     define(conn, plan)
-    conn.restoreFlags(path, changed, 0)
+    conn.restoreFlags(path, changed, libvirt.VIR_DOMAIN_SAVE_RUNNING)

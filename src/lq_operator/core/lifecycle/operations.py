@@ -71,6 +71,8 @@ def judge_operations(
     outcomes = [Outcome(o.uid, "Failed", "Superseded", f"{active.name} came after it") for o in older]
     if why := contradiction(active.verb, declared):
         return Effect(), (*outcomes, Outcome(active.uid, "Refused", "ContradictsPowerState", why))
+    if active.phase == "Pending" and (why := _nothing_to_do(active.verb, shown)):
+        return Effect(), (*outcomes, Outcome(active.uid, "Refused", "NotRunning", why))
     if active.phase == "Pending":
         # Accepting is written down before anything is done, so that a crash cannot do it twice.
         outcomes.append(Outcome(active.uid, "Running", "Accepted", "", shown.running_epoch))
@@ -84,6 +86,13 @@ def judge_operations(
         message = f"not done within {active.deadline_s:.0f} s; the VM is {shown.state}"
         return Effect(), (*outcomes, Outcome(active.uid, "Failed", "DeadlineExceeded", message))
     return _effect(active), tuple(outcomes)
+
+
+def _nothing_to_do(verb: Verb, shown: Shown) -> str:
+    """Why this verb cannot be done to a VM without a running guest ('' when it can): it would wait for its deadline."""
+    if verb in (Verb.RESET, Verb.SUSPEND) and shown.running_epoch is None and shown.state in ("Stopped", "Crashed"):
+        return f"the VM is {shown.state}: {verb.value} needs a running guest. Start it first"
+    return ""
 
 
 def _effect(active: Operation) -> Effect:
