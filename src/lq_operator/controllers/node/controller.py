@@ -20,7 +20,7 @@ from lq_operator.core.failover.inventory import record_ahead
 from lq_operator.core.failover.record import Member, compaction, member_name, term_name
 from lq_operator.core.failover.takeover import RefuseHost
 from lq_operator.core.model import Epoch, HostUUID, NodeName, PoolPlan
-from lq_operator.core.result import Rejected, Transient
+from lq_operator.core.result import Transient
 from lq_operator.ports import Clock, Fleet, Host, Resources, Store
 from lq_operator.telemetry import metrics
 
@@ -81,7 +81,12 @@ class NodeController:
         elif FINALIZER not in node.metadata.finalizers:
             return None
         contact = self._contact(name)
-        await self._configure(node, contact)
+        never_ours = not node.status.host_uuid and self.book.owned(key) is None
+        if never_ours and node.deleting and await self.decommission.silent(node):
+            return None
+        if not await self._configured(node, contact):
+            gone = node.deleting and await self.decommission.silent(node)
+            return None if gone else Requeue.after(RELIST_S)
         host = self.fleet.host(key)
         if host is None:
             return await self._silent(node, contact)
@@ -105,7 +110,14 @@ class NodeController:
     def _contact(self, name: str) -> _Contact:
         return self._contacts.setdefault(name, _Contact())
 
-    async def _configure(self, node: HypervisorNode, contact: _Contact) -> None:
+    async def _configured(self, node: HypervisorNode, contact: _Contact) -> bool:
+        """The fleet has the present URI and credentials. False where the spec leads nowhere: said in its condition."""
+        cluster = node.spec.cluster_ref.name
+        if self.store.get(HypervisorCluster, None, cluster) is None:
+            await self.reporter.stalled(
+                node, "ClusterNotFound", f"spec.clusterRef: there is no HypervisorCluster {cluster}"
+            )
+            return False
         credentials: dict[str, bytes] = {}
         ref = node.spec.credentials_secret_ref
         if ref is not None:
@@ -113,13 +125,14 @@ class NodeController:
             if found is None:
                 message = f"spec.credentialsSecretRef: there is no Secret {self.operator_namespace}/{ref.name}"
                 await self.reporter.stalled(node, "SecretNotFound", message)
-                raise Rejected(message, field="spec.credentialsSecretRef")
+                return False
             credentials = dict(found)
         wanted = (node.spec.uri, tuple(sorted(credentials.items())))
         if wanted != (contact.uri, contact.credentials):
             contact.uri, contact.credentials = wanted
             contact.last_s = self.clock.mono_s() if contact.last_s is None else contact.last_s
             self.fleet.configure(NodeName(node.metadata.name), node.spec.uri, credentials)
+        return True
 
     async def _silent(self, node: HypervisorNode, contact: _Contact) -> Requeue | None:
         """No connection: Unknown once it has been silent for long enough. Costs no other host anything."""
@@ -185,9 +198,7 @@ class NodeController:
     async def _ensure_state_pool(self, node: HypervisorNode, entry: OwnedHost) -> None:
         cluster = self.store.get(HypervisorCluster, None, node.spec.cluster_ref.name)
         if cluster is None:
-            message = f"spec.clusterRef: there is no HypervisorCluster {node.spec.cluster_ref.name}"
-            await self.reporter.stalled(node, "ClusterNotFound", message)
-            raise Transient(message)
+            raise Transient(f"spec.clusterRef: there is no HypervisorCluster {node.spec.cluster_ref.name}")
         seen = await entry.host.ensure_pool(PoolPlan(STATE_POOL, cluster.spec.state_pool.path))
         entry.state_dir = seen.path
 

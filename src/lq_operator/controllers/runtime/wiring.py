@@ -54,6 +54,7 @@ class Routes:
             self._all(Volume, "volume", lambda volume: volume.status.phase != "Ready")
             self._all(VirtualMachine, "vm", _unsettled)
             if kind is HypervisorCluster:
+                self._all(HypervisorNode, "node", lambda node: node.spec.cluster_ref.name == key)
                 self._all(VirtualNetwork, "network", lambda _: True)
 
     def host_event(self, event: DomainEvent) -> None:

@@ -40,7 +40,10 @@ class Incomplete:
     def sentence(self) -> str:
         """For condition Scheduled=False, reason InventoryIncomplete."""
         hosts = "; ".join(f"{m.node} ({m.why})" for m in self.missing)
-        return f"not every host is accounted for in term {self.term}: {hosts}"
+        return (
+            f"not every host is accounted for in term {self.term}: {hosts}. Bring it back, attest that it is off, or "
+            "delete its HypervisorNode if it never was one of ours"
+        )
 
 
 @dataclass(frozen=True, slots=True)
