@@ -358,7 +358,8 @@ class Spoiler:
             }
             return web.json_response(status, status=int(fault))
         url = f"https://127.0.0.1:{self._site.port}{request.raw_path}"
-        headers = {key: value for key, value in request.headers.items() if key != "Host"}
+        headers = {key: value for key, value in request.headers.items() if key not in ("Host", "Accept-Encoding")}
+        headers["Accept-Encoding"] = "identity"  # the answer is passed on as bytes
         body = await request.read()
         async with (
             aiohttp.ClientSession(auto_decompress=False) as session,

@@ -93,7 +93,8 @@ def remove(site: Site, namespace: str, name: str) -> None:
 async def alive(watched: Watched, site: Site, namespace: str, name: str = "alive") -> None:
     """The watch, not a list, delivers: the checking list of these tests comes once an hour."""
     make(site, namespace, name)
-    await until(lambda: watched.size(namespace, name) == 1)
+    await until(lambda: watched.fatal or watched.size(namespace, name) == 1)
+    assert not watched.fatal
 
 
 async def test_what_exists_at_start_is_there_and_changes_follow(site: Site, namespace: str) -> None:

@@ -30,8 +30,8 @@ HASTY_RELIST_S = 2.0
 HEALTHY_RUN_S = 60.0
 """A watch that ran this long was no failure in a row."""
 BACKOFF_CAP_S = 30.0
-STOP_S = 10.0
-LEAVE_S = 1.0
+STOP_S = 25.0
+LEAVE_S = 10.0
 DEAF_S = 15.0
 """The watch may lag this far behind a list before it counts as deaf (it then is started anew)."""
 
@@ -100,6 +100,8 @@ class KubeWatch:
             asyncio.create_task(self._relist_loop(), name="kube-relist"),
             asyncio.create_task(self._supervise(), name="kube-watch"),
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
 
     async def stop(self) -> None:
         """Stop listing and end kopf."""
@@ -109,6 +111,16 @@ class KubeWatch:
             if task.get_name() == "kube-relist":
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        # Neither ends by itself, except when it was fatal already: a watch without them goes deaf without a word.
+        if self._stopping:
+            return
+        if task.cancelled():
+            self._on_fatal(f"{task.get_name()} was cancelled")
+        elif (error := task.exception()) is not None:
+            log.error("a bug ended the watch", task=task.get_name(), exc_info=error)
+            self._on_fatal(f"{task.get_name()} ended: {type(error).__name__}: {error}")
 
     def doubt(self, kind: Kind) -> None:
         """Ask for a list of the kind soon."""
@@ -236,19 +248,28 @@ class KubeWatch:
             executor.shutdown(wait=False)
 
 
+_left_behind: list[tuple[asyncio.AbstractEventLoop, set[asyncio.Task[Any]]]] = []
+"""Kept for ever: a collected task would run its clean-up in whatever thread the collector happens to be in."""
+
+
 def _live(work: Coroutine[Any, Any, None]) -> None:
     """Run `work` in a loop of its own and leave that loop even when tasks in it refuse to end."""
     loop = asyncio.new_event_loop()
     try:
         loop.run_until_complete(work)
     finally:
-        loop.set_exception_handler(lambda loop, context: None)  # of those that are left behind
         left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
+        deadline_s = time.monotonic() + LEAVE_S
+        while left and time.monotonic() < deadline_s:
+            for task in left:  # again and again: kopf's retries swallow single cancellations
+                task.cancel()
+            loop.run_until_complete(asyncio.wait(left, timeout=0.5))
+            left = asyncio.all_tasks(loop)
         if left:
-            loop.run_until_complete(asyncio.wait(left, timeout=LEAVE_S))
-        loop.close()
+            log.warning("left tasks behind", tasks=sorted(task.get_name() for task in left))
+            _left_behind.append((loop, left))
+        else:
+            loop.close()
 
 
 async def _watch(
@@ -268,7 +289,10 @@ async def _watch(
     # None of them ends while the operator is well. kopf.operator() itself would wait here for ever after a failure:
     # the watchers of the other kinds swallow their cancellation while they wait for a login that nobody serves any
     # more ("Hung tasks are not stopped", measured with 1.45.2 for a watch that was answered 401, 404 or 410).
-    ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    ended, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in others:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=LEAVE_S)
     for task in ended:
         task.result()
 
