@@ -35,6 +35,8 @@ TIERS: dict[str, tuple[str, ...]] = {
     "e2e-chart": ("tests/e2e/test_chart.py",),
     "e2e-image": ("tests/e2e/test_image.py",),
 }
+SECOND_CHANCES = 3
+"""More failures than that are no accident and are not run again."""
 LONGEST_FIRST = ("contract-coordination", "e2e-rest", "e2e-lab")
 
 
@@ -47,6 +49,8 @@ class Outcome:
     code: int
     counts: dict[str, int] = field(default_factory=dict)
     output: str = ""
+    second: list[str] = field(default_factory=list)
+    """Tests that failed and passed when they were run again, alone: told, because they are somebody's next bug."""
 
 
 def tiers() -> dict[str, tuple[str, ...]]:
@@ -59,7 +63,26 @@ def tiers() -> dict[str, tuple[str, ...]]:
 
 
 def run_tier(name: str, paths: tuple[str, ...]) -> Outcome:
-    """Run it to its end; pytest's exit code 5 (no tests) counts as a failure."""
+    """Run it to its end; pytest's exit code 5 (no tests) counts as a failure.
+
+    In the tiers with real parts a few failed tests are run once more, alone: emulated guests on two busy cores miss
+    deadlines that they meet otherwise. Both outcomes are shown.
+    """
+    outcome = _pytest(name, paths)
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+::\S+)", outcome.output, re.MULTILINE)
+    if not name.startswith(("e2e", "contract")) or not 0 < len(failed) <= SECOND_CHANCES or outcome.code != 1:
+        return outcome
+    again = _pytest(name, tuple(dict.fromkeys(failed)))
+    outcome.seconds += again.seconds
+    if again.code == 0:
+        for word in ("failed", "error"):
+            outcome.counts["passed"] = outcome.counts.get("passed", 0) + outcome.counts.pop(word, 0)
+        outcome.code, outcome.second = 0, failed
+    outcome.output += f"\n===== run again, alone =====\n{again.output}"
+    return outcome
+
+
+def _pytest(name: str, paths: tuple[str, ...]) -> Outcome:
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as sink:
         argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=5", *paths]
@@ -113,21 +136,25 @@ def _tell(outcome: Outcome) -> None:
     )
     if outcome.code != 0:
         print(outcome.output, flush=True)
-    else:
-        for line in outcome.output.splitlines():
-            if line.startswith("SKIPPED"):
-                print(f"         {line}", flush=True)
+        return
+    for test in outcome.second:
+        print(f"         passed only when run again: {test}", flush=True)
+    for line in outcome.output.splitlines():
+        if line.startswith("SKIPPED"):
+            print(f"         {line}", flush=True)
 
 
 def _summary(outcomes: list[Outcome], seconds: float) -> int:
-    print(f"\n{'tier':24} {'seconds':>8} {'passed':>7} {'failed':>7} {'skipped':>8}")
+    print(f"\n{'tier':24} {'seconds':>8} {'passed':>7} {'failed':>7} {'skipped':>8} {'second try':>11}")
     total = {"passed": 0, "failed": 0, "skipped": 0}
     for outcome in sorted(outcomes, key=lambda o: -o.seconds):
         failed = outcome.counts.get("failed", 0) + outcome.counts.get("error", 0)
         failed = max(failed, 1) if outcome.code != 0 else failed
         row = {"passed": outcome.counts.get("passed", 0), "failed": failed, "skipped": outcome.counts.get("skipped", 0)}
         total = {key: total[key] + row[key] for key in total}
-        print(f"{outcome.name:24} {outcome.seconds:8.0f} {row['passed']:7} {row['failed']:7} {row['skipped']:8}")
+        print(
+            f"{outcome.name:24} {outcome.seconds:8.0f} {row['passed']:7} {row['failed']:7} {row['skipped']:8} {len(outcome.second):11}"
+        )
     print(f"{'wall clock':24} {seconds:8.0f}\n")
     print(f"{total['passed']} passed, {total['failed']} failed, {total['skipped']} skipped")
     return 1 if total["failed"] or not total["passed"] else 0
