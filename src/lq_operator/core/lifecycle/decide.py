@@ -109,6 +109,9 @@ def _displacement(world: VmWorld) -> Decision | None:
     elsewhere = [view for view in world.views if view.host_uuid not in placed]
     if not elsewhere:
         return None
+    here = world.placed.domain if world.placed is not None and placed else None
+    if here is not None and here.state.runs and not any(v.sighting and v.sighting.runs for v in elsewhere):
+        return None  # a host that came back with what is left of an earlier run: the node controller removes it
     proofs = _absence(world) + (world.placed.off if world.placed else ())
     request = Displace(world.actor, world.stamp, world.knowledge, elsewhere[0], proofs)
     say = Decision("Unknown", Standing.WORKING, "FoundElsewhere")
