@@ -122,7 +122,12 @@ class HostBook:
         before = self._hosts.get(entry.node)
         self._hosts[entry.node] = entry
         self.version += 1
-        self._tell((before.domains if before else {}), entry.domains)
+        known = before.domains if before else {}
+        if before is not None and before.silent:
+            # A domain that is just as it was is news: while the host was away its VM may have been placed elsewhere.
+            self._tell(known, {})
+            known = {}
+        self._tell(known, entry.domains)
         for callback in self._owned:
             callback(entry.node)
 
