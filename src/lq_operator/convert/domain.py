@@ -73,8 +73,9 @@ def domain_plan(
     host: HostSide,
     disks: tuple[ResolvedDisk, ...],
     nics: tuple[ResolvedNic, ...],
+    addresses: tuple[tuple[str, str], ...] = (),
 ) -> DomainPlan:
-    """The definition of this VM for one start on one host."""
+    """The definition of this VM for one start on one host. `addresses`: (interface, claimed address)."""
     spec = vm.spec
     abi = hardware_abi(vm.status.hardware)
     cpu = spec.cpu
@@ -108,6 +109,7 @@ def domain_plan(
         vnc=spec.vnc,
         tpm=spec.tpm,
         watchdog=spec.watchdog or "",
+        addresses=addresses,
         hardware=abi,
     )
 

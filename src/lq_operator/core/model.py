@@ -144,7 +144,10 @@ class DomainState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DomainSeen:
-    """One domain as a host lists it. `identity` is None for domains that are not ours (never touched)."""
+    """One domain as a host lists it. `identity` is None for domains that are not ours (never touched).
+
+    Where it runs, uid, epoch and the rest are those of the run; `gate` is always that of the next start.
+    """
 
     domain_name: str
     domain_uuid: str
@@ -156,6 +159,7 @@ class DomainSeen:
     epoch: Epoch | None = None
     spec_hash: str = ""
     gate: str = ""  # name of the gate its inactive XML requires, '' where none
+    addresses: tuple[tuple[str, str], ...] = ()  # (interface, claimed address) that its seed told the guest
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +353,7 @@ class DomainPlan:
     tpm: bool = False
     rng: bool = True
     watchdog: str = ""  # '', 'reset', 'poweroff', 'pause'
+    addresses: tuple[tuple[str, str], ...] = ()  # (interface, claimed address), for whoever finds the domain
     hotplug_ports: int = 8
     hardware: HardwareAbi = field(default_factory=HardwareAbi)
 

@@ -460,7 +460,7 @@ class Machine:
 
 
 def _describe(domain: Domain) -> DomainSeen:
-    plan = domain.plan if domain.persistent else domain.live
+    plan = domain.live or domain.plan  # who runs, else who would
     if plan is None:
         return DomainSeen(
             domain.name, str(uuid.uuid5(uuid.NAMESPACE_DNS, domain.name)), domain.state, domain.reason, True
@@ -475,5 +475,6 @@ def _describe(domain: Domain) -> DomainSeen:
         uid=plan.uid,
         epoch=plan.epoch,
         spec_hash=plan.spec_hash,
-        gate=plan.gate_path.rpartition("/")[2],
+        gate=((domain.plan if domain.persistent else None) or plan).gate_path.rpartition("/")[2],
+        addresses=plan.addresses,
     )

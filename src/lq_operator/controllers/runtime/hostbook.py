@@ -205,6 +205,16 @@ class HostBook:
             return None
         return Sighting(entry.node, entry.uuid, entry.boot, domain.state.runs, domain.epoch)
 
+    def addresses(self) -> dict[str, tuple[Identity, str]]:
+        """Address -> (who, interface), as every domain of ours that was listed in this term tells it."""
+        return {
+            address: (domain.identity, interface)
+            for entry in self._hosts.values()
+            for domain in entry.domains.values()
+            if domain.identity is not None and domain.identity.installation == self.installation
+            for interface, address in domain.addresses
+        }
+
     def sightings(self, identity: Identity) -> tuple[Sighting, ...]:
         """Its domains on every host that was listed in this term, as last seen; hosts surely off have none."""
         found = (self.sighting(entry, identity) for entry in self._counting())

@@ -5,7 +5,9 @@ Creation is idempotent by name; a name that somebody else's object has is said, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from lq_operator.api.base import FINALIZER, LocalRef, ObjectMeta, OwnerReference, SharedRef
 from lq_operator.api.network import AddressClaim, AddressClaimSpec, VirtualNetwork, claim_name
@@ -32,9 +34,18 @@ class Children:
 
 
 async def ensure_children(
-    vm: VirtualMachine, identity: Identity, refs: Refs, store: Store, resources: Resources
+    vm: VirtualMachine,
+    identity: Identity,
+    refs: Refs,
+    store: Store,
+    resources: Resources,
+    in_use: Mapping[str, tuple[Identity, str]] = MappingProxyType({}),
 ) -> Children:
-    """Create what is missing. Safe to repeat at any point."""
+    """Create what is missing. Safe to repeat at any point.
+
+    `in_use`: address -> (who, interface) as domains tell it. A guest keeps its address whatever the API server forgot:
+    a lost claim is made again as its domain says, and no other VM gets that address meanwhile.
+    """
     children = Children()
     for disk in vm.spec.disks:
         if disk.template is not None:
@@ -44,7 +55,7 @@ async def ensure_children(
             continue
         network = refs.network(interface.network_ref, f"spec.interfaces[{interface.name}].networkRef")
         if isinstance(network, VirtualNetwork):
-            await _ensure_claim(vm, identity, interface, network, store, resources, children)
+            await _ensure_claim(vm, identity, interface, network, store, resources, children, in_use)
     return children
 
 
@@ -107,6 +118,7 @@ async def _ensure_claim(
     store: Store,
     resources: Resources,
     children: Children,
+    in_use: Mapping[str, tuple[Identity, str]],
 ) -> None:
     claims = [c for c in store.list(AddressClaim) if _is_of(c, network)]
     mine = next((c for c in claims if _is_mine(c, vm, interface.name, interface.address)), None)
@@ -120,9 +132,12 @@ async def _ensure_claim(
         )
         return
     subnet = subnet_of(network)
-    taken = {claim.spec.address for claim in claims}
+    claimed = {claim.spec.address for claim in claims}
+    taken = claimed | set(in_use)
+    had = [a for a, user in in_use.items() if user == (identity, interface.name) and a not in claimed]
+    kept = next((address for address in had if not subnet.why_not(address)), None)
     for attempt in range(CLAIM_ATTEMPTS):
-        address = interface.address or subnet.first_free(taken, skip=attempt)
+        address = interface.address or (kept if attempt == 0 else None) or subnet.first_free(taken, skip=attempt)
         problem = subnet.why_not(address) if address else f"VirtualNetwork {network.key} has no free address"
         if problem or address is None:
             children.lacks.append(Lack("NoAddress", f"{where}: {problem}", stalled=bool(interface.address)))

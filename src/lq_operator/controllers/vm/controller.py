@@ -126,7 +126,8 @@ class VmController:
         placement = placement_of(vm)
         children = Children()
         if should_run(vm) and placement is not None:
-            children = await ensure_children(vm, identity, refs, self.store, self.resources)
+            in_use = self.observer.book.addresses()
+            children = await ensure_children(vm, identity, refs, self.store, self.resources, in_use)
         node = placement.node if placement is not None and placement.phase is not Phase.RELEASED else None
         return prepare(vm, identity, node, refs, self.store, children)
 

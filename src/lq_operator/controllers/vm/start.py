@@ -184,6 +184,7 @@ def _plan(
         host=host,
         disks=tuple(prepared.disks),
         nics=tuple(prepared.nics),
+        addresses=tuple((nic.name, nic.cidr.partition("/")[0]) for nic in prepared.seed_nics),
     )
 
 

@@ -118,6 +118,8 @@ def _add_metadata(metadata: Element, plan: DomainPlan) -> None:
         "epoch": str(plan.epoch),
         "specHash": plan.spec_hash,
     }
+    if plan.addresses:
+        values["addresses"] = " ".join(f"{interface}={address}" for interface, address in plan.addresses)
     for name, value in values.items():
         made.set(name, text(value, f"metadata.{name}"))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from lq_operator.adapters.libvirt.xml.build import parse
 from lq_operator.adapters.libvirt.xml.devices import describe_slots
 from lq_operator.adapters.libvirt.xml.domain import LQ_DOMAIN, read_gate
@@ -18,12 +20,14 @@ def read_domain(document: str, state: DomainState, state_reason: str, *, persist
     mark = root.find(f"metadata/{{{LQ_DOMAIN}}}vm")
     identity = epoch = None
     uid = spec_hash = ""
+    addresses: tuple[tuple[str, str], ...] = ()
     if mark is not None:
         installation, namespace, name = (mark.get(key) or "" for key in ("installation", "namespace", "name"))
         if installation and namespace and name:
             identity = Identity(installation, namespace, name)
             uid, spec_hash = mark.get("uid") or "", mark.get("specHash") or ""
             epoch = _epoch(mark.get("epoch") or "")
+            addresses = _addresses(mark.get("addresses") or "")
     return DomainSeen(
         domain_name=root.findtext("name") or "",
         domain_uuid=root.findtext("uuid") or "",
@@ -35,7 +39,22 @@ def read_domain(document: str, state: DomainState, state_reason: str, *, persist
         epoch=epoch,
         spec_hash=spec_hash,
         gate=read_gate(root),
+        addresses=addresses,
     )
+
+
+def _addresses(value: str) -> tuple[tuple[str, str], ...]:
+    """'eth0=10.0.0.5 eth1=10.1.0.5'; what is no IPv4 address is left out, whoever wrote it."""
+    pairs = (word.partition("=") for word in value.split())
+    return tuple((interface, address) for interface, _, address in pairs if _is_address(address))
+
+
+def _is_address(value: str) -> bool:
+    try:
+        ipaddress.IPv4Address(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _epoch(value: str) -> Epoch | None:
