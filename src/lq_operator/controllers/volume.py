@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from lq_operator.api.base import FINALIZER
@@ -20,6 +21,7 @@ from lq_operator.controllers.runtime.placements import placement_of
 from lq_operator.controllers.runtime.refs import Namespaces, Refs, disk_volumes
 from lq_operator.controllers.runtime.status import report_status
 from lq_operator.controllers.runtime.tombstones import doomed_files, leave_tombstone
+from lq_operator.convert.power import should_run
 from lq_operator.core.lifecycle.world import Lack
 from lq_operator.core.model import NodeName, Phase, VolumePlan
 from lq_operator.core.result import Conflict, NotFound, Rejected, Transient
@@ -29,6 +31,8 @@ from lq_operator.ports import Clock, Events, Resources, Store
 
 MANAGER = "lq-volume"
 WAIT_S = 5.0
+FIRST_WORD_S = 3.0
+"""A new Volume that is not ready by then says what it waits for (creation times are whole seconds)."""
 
 
 @dataclass(slots=True)
@@ -70,6 +74,8 @@ class VolumeController:
     async def _bind(self, volume: Volume, user: VirtualMachine | None) -> Requeue | None:
         placement = placement_of(user) if user is not None else None
         if user is None or placement is None or placement.phase is not Phase.COMMITTED or placement.node is None:
+            if user is not None and (hold_s := self._hold_s(volume, user)) > 0:
+                return Requeue.after(hold_s)
             await self._write(volume, Progress.WORKING, "WaitForFirstConsumer", "made when its first VM is placed", {})
             return None
         refs = Refs(
@@ -89,6 +95,14 @@ class VolumeController:
             where = {"pool": pool.metadata.name, "node": entry.node, "phase": "Bound"}
             return await self._lack(volume, source, where)
         return await self._make(volume, user, pool, entry, source)
+
+    def _hold_s(self, volume: Volume, user: VirtualMachine) -> float:
+        """Seconds to hold back a first status of a disk whose VM is about to be placed: mostly it is the last word too."""
+        if volume.status.conditions or not should_run(user):
+            return 0.0
+        now = datetime.fromisoformat(self.clock.now_rfc3339())
+        made = datetime.fromisoformat(volume.metadata.creation_timestamp or self.clock.now_rfc3339())
+        return FIRST_WORD_S - (now - made).total_seconds()
 
     def _pool(self, volume: Volume, user: VirtualMachine, refs: Refs) -> StoragePool | Lack:
         cluster = refs.cluster(user.spec.cluster_ref.name if user.spec.cluster_ref else None)
@@ -159,8 +173,13 @@ class VolumeController:
                 await entry.host.delete_volume(host_pool, file)
             try:
                 seen = await entry.host.create_volume(host_pool, VolumePlan(file, size, format_, clone_of=source))
+            except NotFound:
+                message = f"the copy of its image in pool {pool.metadata.name} is gone; it is imported again"
+                return await self._lack(volume, Lack("ImportingImage", message))
             except Rejected as error:
                 return await self._lack(volume, Lack("HostRefused", str(error), stalled=True))
+            # A late file without its mark is nobody's and is swept; a late mark would make it somebody's.
+            self.book.tenure.check()
             await entry.host.create_volume(host_pool, VolumePlan(ready_mark(file), 0, format="raw"))
         else:
             seen = names[file]
@@ -170,7 +189,9 @@ class VolumeController:
             "pool": pool.metadata.name,
             "node": "" if pool.spec.access == "Shared" else entry.node,
             "sizeBytes": seen.capacity_bytes,
-            "chain": [{"file": file, "format": seen.format, "path": seen.path}],
+            # By its name, never by what libvirt probes: a guest can write a qcow2 header with a backing file of the host
+            # into its raw disk.
+            "chain": [{"file": file, "format": file.rpartition(".")[2], "path": seen.path}],
             "attachedTo": user.metadata.name,
         }
         await self._write(volume, Progress.READY, "Ready", "", status)
