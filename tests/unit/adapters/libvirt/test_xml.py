@@ -66,6 +66,15 @@ def test_identity_survives_the_round_trip(installation: str, uid: str, spec_hash
     assert seen.gate == "gate-1-aa"
 
 
+def test_claimed_addresses_survive_the_round_trip_and_what_is_no_address_is_left_out() -> None:
+    addresses = (("eth0", "10.99.0.5"), ("eth1", "10.98.0.7"))
+    document = domain_xml(_changed(addresses=addresses))
+    assert read_domain(document, DomainState.SHUTOFF, "x", persistent=True).addresses == addresses
+    spoilt = document.replace("eth0=10.99.0.5", "eth0=10.99.0.500 eth2 =")
+    assert read_domain(spoilt, DomainState.SHUTOFF, "x", persistent=True).addresses == addresses[1:]
+    assert read_domain(domain_xml(PLAN), DomainState.SHUTOFF, "x", persistent=True).addresses == ()
+
+
 @given(st.text(max_size=20))
 def test_any_text_is_carried_or_rejected(text: str) -> None:
     field = ""
