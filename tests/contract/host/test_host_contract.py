@@ -50,7 +50,7 @@ async def test_a_defined_domain_is_listed_with_its_identity(world: HostWorld, si
     assert seen.gate == "gate-1-aa"
 
 
-async def test_redefining_replaces_epoch_and_gate(world: HostWorld, site: Site) -> None:
+async def test_a_definition_speaks_for_the_next_start_not_for_the_run(world: HostWorld, site: Site) -> None:
     plan = site.plan(await site.gate())
     await world.host.define(plan)
     await world.host.start(plan.identity.domain_name, paused=True)
@@ -58,7 +58,11 @@ async def test_redefining_replaces_epoch_and_gate(world: HostWorld, site: Site) 
     await world.host.define(dataclasses.replace(plan, epoch=Epoch(2, 1), gate_path=newer))
     seen = await world.host.find_domain(plan.identity.domain_name)
     assert seen is not None
-    assert (seen.epoch, seen.gate, seen.state) == (Epoch(2, 1), "gate-2-bb", DomainState.PAUSED)
+    assert (seen.epoch, seen.gate, seen.state) == (Epoch(1, 1), "gate-2-bb", DomainState.PAUSED)
+    await world.host.destroy(plan.identity.domain_name)
+    seen = await world.host.find_domain(plan.identity.domain_name)
+    assert seen is not None
+    assert (seen.epoch, seen.gate, seen.state) == (Epoch(2, 1), "gate-2-bb", DomainState.SHUTOFF)
 
 
 async def test_what_is_not_there_is_none_or_not_found(world: HostWorld, site: Site) -> None:

@@ -5,6 +5,7 @@ Every verb looks its domain up by name on the connection it is given; nothing is
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import libvirt
@@ -29,11 +30,16 @@ def _find(conn: Any, domain_name: str) -> Any:
 
 
 def _describe(dom: Any) -> DomainSeen:
-    # The inactive definition is what the next start would use; a transient domain has only the live one.
+    # The gate is that of the next start, so of the inactive definition; a transient domain has only the live one.
     persistent = bool(dom.isPersistent())
     document = dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE if persistent else 0)
     state, word = state_of(*dom.state(0))
-    return read_domain(document, state, word, persistent=persistent)
+    seen = read_domain(document, state, word, persistent=persistent)
+    if not (persistent and state.runs):
+        return seen
+    # Who runs, and under which epoch, is in the live one: define is not gated, so a deposed owner may redefine late.
+    live = read_domain(dom.XMLDesc(0), state, word, persistent=True)
+    return replace(live, gate=seen.gate)
 
 
 def list_domains(conn: Any) -> tuple[DomainSeen, ...]:

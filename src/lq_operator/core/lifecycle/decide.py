@@ -228,8 +228,8 @@ def _ending(world: VmWorld, domain: DomainSeen | None) -> Ending:
     ran = world.run.epoch == world.placement.epoch and world.run.state not in ("Stopped", "Starting")
     if domain is None:
         return Ending.UNKNOWN if ran else Ending.NONE
-    if domain.epoch != world.placement.epoch:
-        return Ending.NONE
+    if domain.epoch != world.placement.epoch and not ran:
+        return Ending.NONE  # what ended is an earlier run (a run that was reported ends, whatever was defined since)
     ending = ending_of(domain)
     return ending if ending is not Ending.UNKNOWN or ran else Ending.NONE
 
