@@ -171,10 +171,15 @@ class HostSet:
         def make(
             name: str, reconcile: Reconcile, kind: type[Resource] | None, n: int, field: str = "key"
         ) -> Reconciler:
+            async def under_the_lease(key: str) -> Requeue | None:
+                # A process that was stopped past its lease begins no pass more; what is in flight has its own guards.
+                self._tenure.check()
+                return await reconcile(key)
+
             keys: Callable[[], list[str]] | None = (lambda: self._keys_of(kind)) if kind is not None else None
             return Reconciler(
                 name,
-                reconcile,
+                under_the_lease,
                 clock=w.clock,
                 workers=n,
                 resync_s=resync_s,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import datetime
 
 from lq_operator.api.base import FINALIZER
 from lq_operator.api.cluster import HypervisorCluster
@@ -15,7 +16,7 @@ from lq_operator.controllers.runtime.conditions import Progress, dump_conditions
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.finalizers import ensure_finalizer, remove_finalizer
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
-from lq_operator.controllers.runtime.refs import Namespaces, Refs
+from lq_operator.controllers.runtime.refs import VM_LABEL, Namespaces, Refs
 from lq_operator.controllers.runtime.status import report_status
 from lq_operator.core.lifecycle.world import Lack
 from lq_operator.core.model import NetworkPlan, NodeName
@@ -25,6 +26,8 @@ from lq_operator.ports import Clock, Resources, Store
 
 MANAGER = "lq-network"
 RECHECK_S = 300.0
+ORPHAN_CLAIM_S = 120.0
+"""So old a claim of ours must be before its VM counts as gone: manifests come in any order after a restore."""
 
 
 def libvirt_network_name(namespace: str, name: str) -> str:
@@ -69,6 +72,7 @@ class NetworkController:
             if node.spec.cluster_ref.name == cluster.metadata.name:
                 found.append(await self._on_node(network, NodeName(node.metadata.name), plan))
         await self._report(network, found, plan)
+        await self._give_back(network)
         return Requeue.after(RECHECK_S)
 
     async def _on_node(self, network: VirtualNetwork, node: NodeName, plan: NetworkPlan) -> NetworkNode:
@@ -84,6 +88,26 @@ class NetworkController:
         except (Rejected, Transient, OutcomeUnknown) as error:
             return NetworkNode(node=node, ready=False, message=str(error)[:1000])
         return NetworkNode(node=node, ready=True)
+
+    async def _give_back(self, network: VirtualNetwork) -> None:
+        """Addresses claimed for a VM that is gone: by a process that died, or late by one that had lost its lease."""
+        buried = {c for n in self.store.list(HypervisorNode) for t in n.status.tombstones for c in t.claims}
+        for claim in self.store.list(AddressClaim):
+            of = claim.spec.vm
+            if not _claims(claim, network) or of is None or claim.spec.retain or claim.key in buried:
+                continue
+            # Made by us for a VM, and not from a manifest that may be applied before its VM.
+            if claim.metadata.labels.get(VM_LABEL) != of.name or self._age_s(claim) < ORPHAN_CLAIM_S:
+                continue
+            namespace, meta = of.namespace or claim.metadata.namespace, claim.metadata
+            if self.store.get(VirtualMachine, namespace, of.name) is not None:
+                continue
+            if await self.resources.get(VirtualMachine, namespace, of.name) is None:
+                await self.resources.delete(AddressClaim, meta.namespace, meta.name, uid=meta.uid)
+
+    def _age_s(self, claim: AddressClaim) -> float:
+        made, now = claim.metadata.creation_timestamp or "", self.clock.now_rfc3339()
+        return (datetime.fromisoformat(now) - datetime.fromisoformat(made)).total_seconds() if made else 0.0
 
     async def _delete(self, network: VirtualNetwork) -> Requeue | None:
         if FINALIZER not in network.metadata.finalizers:

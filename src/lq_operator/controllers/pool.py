@@ -16,6 +16,7 @@ from lq_operator.controllers.runtime.refs import pool_nodes
 from lq_operator.controllers.runtime.status import report_status
 from lq_operator.core.model import NodeName, PoolPlan, PoolSeen, VolumePlan
 from lq_operator.core.result import Conflict, OutcomeUnknown, Rejected, Transient
+from lq_operator.core.storage.names import unfinished_files
 from lq_operator.core.units import GIB, format_mib
 from lq_operator.ports import Clock, Resources, Store
 
@@ -40,6 +41,7 @@ class PoolController:
     book: HostBook
     clock: Clock
     _proved: dict[tuple[str, str], str] = field(default_factory=dict)
+    _swept: set[tuple[str, str]] = field(default_factory=set)
 
     async def reconcile(self, name: str) -> Requeue | None:
         """Make it exist on its hosts and say what they have."""
@@ -67,11 +69,21 @@ class PoolController:
             if pool.spec.access == "Shared" and not await self._shares(pool, entry, plan.name, nonce):
                 message = "does not show the nonce that another host wrote: the directory is not the same file system"
                 return _node(entry.node, seen, ready=False, message=message)
+            await self._sweep(entry, plan.name)
         except Rejected as error:
             return PoolNode(node=entry.node, ready=False, message=str(error)[:1000])
         except (Transient, OutcomeUnknown) as error:
             return _silent(pool, entry.node, str(error))
         return _node(entry.node, seen, ready=True, message="")
+
+    async def _sweep(self, entry: OwnedHost, name: str) -> None:
+        """Once per takeover: files that were never completed and whose Volume is gone. No VM has ever had them."""
+        if (name, entry.boot) in self._swept or not self.store.synced(Volume):
+            return
+        uids = {(v.metadata.namespace, v.metadata.name): v.metadata.uid for v in self.store.list(Volume)}
+        for file in unfinished_files({seen.name for seen in await entry.host.list_volumes(name)}, uids):
+            await entry.host.delete_volume(name, file)
+        self._swept.add((name, entry.boot))
 
     async def _shares(self, pool: StoragePool, entry: OwnedHost, name: str, nonce: str) -> bool:
         """The first host writes the nonce, every other must see it before it may be used."""

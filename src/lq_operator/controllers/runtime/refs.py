@@ -21,6 +21,8 @@ from lq_operator.core.lifecycle.world import Lack
 from lq_operator.core.units import parse_mib
 from lq_operator.ports import Clock, Resources, Store
 
+VM_LABEL = "limiquantix.io/vm"
+"""On every object that a VM brought into being: the name of that VM."""
 NAMESPACE_TTL_S = 30.0
 """Labels of a namespace are read again after this long: opening a namespace may take that long to be seen."""
 

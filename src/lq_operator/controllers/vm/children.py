@@ -13,14 +13,13 @@ from lq_operator.api.base import FINALIZER, LocalRef, ObjectMeta, OwnerReference
 from lq_operator.api.network import AddressClaim, AddressClaimSpec, VirtualNetwork, claim_name
 from lq_operator.api.vm import Interface, VirtualMachine
 from lq_operator.api.volume import Volume, VolumeSpec
-from lq_operator.controllers.runtime.refs import Refs, volume_name
+from lq_operator.controllers.runtime.refs import VM_LABEL, Refs, volume_name
 from lq_operator.core.lifecycle.world import Lack
 from lq_operator.core.model import Identity
 from lq_operator.core.network.ipam import Subnet
 from lq_operator.core.result import Conflict
 from lq_operator.ports import Resources, Store
 
-VM_LABEL = "limiquantix.io/vm"
 CLAIM_ATTEMPTS = 16
 """Addresses to try when others take the first free one at the same moment."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 
 READY_SUFFIX = ".ready"
 """An empty file beside a volume file that says: its bytes are complete. A copy that died half-way has none."""
@@ -35,6 +35,21 @@ def existing_file(namespace: str, name: str, names: Iterable[str], doomed: Set[s
     if len(found) > 1:
         raise ValueError(f"several files could be this volume's: {', '.join(found)}; remove or rename all but one")
     return found[0] if found else None
+
+
+def unfinished_files(names: Set[str], uids: Mapping[tuple[str | None, str], str]) -> list[str]:
+    """Volume files without their mark whose Volume (namespace, name -> uid) is not there: left by a process that died,
+    or made late by one that had lost its lease. Of a Volume that is there they are its own controller's to replace."""
+    found = []
+    for file in sorted(names):
+        prefix, _, rest = file.partition("_")
+        namespace, _, rest = rest.partition("_")
+        name, _, tail = rest.partition("_")
+        if prefix != "vol" or not tail or "_" in tail or file.endswith(READY_SUFFIX) or ready_mark(file) in names:
+            continue
+        if uids.get((namespace, name), "")[:8] != tail.partition(".")[0]:
+            found.append(file)
+    return found
 
 
 def artefact_file(namespace: str, name: str, sha256: str, format_: str) -> str:
