@@ -73,6 +73,12 @@ def judge_operations(
         return Effect(), (*outcomes, Outcome(active.uid, "Refused", "ContradictsPowerState", why))
     if active.phase == "Pending" and (why := _nothing_to_do(active.verb, shown)):
         return Effect(), (*outcomes, Outcome(active.uid, "Refused", "NotRunning", why))
+    if active.phase == "Pending" and active.verb is Verb.RESTART and shown.state == "Unknown":
+        # Its host is not looked at yet (the operator has just started): whatever runs then would count as the new run.
+        if active.age_s > active.deadline_s:
+            message = f"not done within {active.deadline_s:.0f} s; the VM is Unknown"
+            return Effect(), (*outcomes, Outcome(active.uid, "Failed", "DeadlineExceeded", message))
+        return Effect(), tuple(outcomes)
     if active.phase == "Pending":
         # Accepting is written down before anything is done, so that a crash cannot do it twice.
         outcomes.append(Outcome(active.uid, "Running", "Accepted", "", shown.running_epoch))
