@@ -147,10 +147,17 @@ class Process:
         """SIGCONT: what it was about to do happens before it hears of anything."""
         self.tracer.resume()
 
-    def listen(self) -> None:
-        """Its watch catches up."""
-        self.store.live = True
-        self.store.sync()
+    async def late_deeds(self) -> int:
+        """SIGCONT long after its lease: everything it can do before it notices happens, then it ends. Returns how
+        many calls it made. Its watch shows it nothing new, and its keeper is the last to wake up: the worst order."""
+        before = len(self.tracer.calls)
+        if self.lease is not None:
+            self.lease.awake.clear()
+        self.resume()
+        await self.world.clock.settle()
+        made = len(self.tracer.calls) - before
+        await self.crash()
+        return made
 
     async def crash(self) -> None:
         """SIGKILL."""

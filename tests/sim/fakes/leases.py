@@ -55,6 +55,8 @@ class FakeLease:
         self.grant = Grant(name, holder, 0, 0, 0.0)
         self.stepping_down = asyncio.Event()
         self.above_term = 0
+        self.awake = asyncio.Event()
+        self.awake.set()
 
     async def acquire(self, above_term: int = 0) -> None:
         """Wait until it is free; the term is above every one that the store has given out and above `above_term`."""
@@ -119,6 +121,7 @@ class FakeLease:
         """Renew for ever; ends by raising Fenced."""
         while True:
             await self._clock.sleep(RENEW_EVERY_S)
+            await self.awake.wait()  # a test may let everything else of a late process go first
             try:
                 await self.extend()
             except Transient:
