@@ -16,17 +16,28 @@ def _suspend_images(dc: Datacenter, vm: str) -> set[str]:
     return {name for name in dc.files_of(vm) if name.startswith(("suspend_", "resumed_"))}
 
 
+@pytest.fixture(scope="class")
+def guest(dc: Datacenter) -> Iterator[None]:
+    dc.apply(vm_manifest("power", shutdown={"gracePeriodSeconds": 3000}))
+    dc.wait_guest("power")
+    yield
+    dc.patch("VirtualMachine", "power", {"spec": {"shutdown": {"gracePeriodSeconds": 0}}})
+    dc.delete("VirtualMachine", "power")
+    dc.wait_gone("VirtualMachine", "power")
+
+
+@pytest.fixture(scope="class")
+def machine(dc: Datacenter) -> Iterator[None]:
+    dc.apply(diskless("declared", powerState="Running"))
+    dc.wait_state("declared", "Running")
+    yield
+    dc.delete("VirtualMachine", "declared")
+    dc.wait_gone("VirtualMachine", "declared")
+
+
+@pytest.mark.usefixtures("guest")
 class TestGuestWithAgent:
     """One guest through every verb, in order; each test leaves it running."""
-
-    @pytest.fixture(scope="class", autouse=True)
-    def guest(self, dc: Datacenter) -> Iterator[None]:
-        dc.apply(vm_manifest("power", shutdown={"gracePeriodSeconds": 3000}))
-        dc.wait_guest("power")
-        yield
-        dc.patch("VirtualMachine", "power", {"spec": {"shutdown": {"gracePeriodSeconds": 0}}})
-        dc.delete("VirtualMachine", "power")
-        dc.wait_gone("VirtualMachine", "power")
 
     def test_pause_and_resume(self, dc: Datacenter) -> None:
         boot = dc.boot_id("power")
@@ -96,16 +107,9 @@ def test_guest_without_agent_is_stopped_by_its_power_button(dc: Datacenter) -> N
     dc.wait_gone("VirtualMachine", "button")
 
 
+@pytest.mark.usefixtures("machine")
 class TestDeclared:
     """spec.powerState, on a machine in which nothing boots: it hears neither agent nor power button."""
-
-    @pytest.fixture(scope="class", autouse=True)
-    def machine(self, dc: Datacenter) -> Iterator[None]:
-        dc.apply(diskless("declared", powerState="Running"))
-        dc.wait_state("declared", "Running")
-        yield
-        dc.delete("VirtualMachine", "declared")
-        dc.wait_gone("VirtualMachine", "declared")
 
     @pytest.mark.parametrize(
         ("declared", "shown"),
@@ -193,7 +197,10 @@ def test_verbs_that_have_nothing_to_do_say_how_it_is(dc: Datacenter) -> None:
     assert dc.metadata("idle")["epoch"] == vm["status"]["placement"]["epoch"]
     assert dc.do("idle", "Stop")["phase"] == "Succeeded"
     assert dc.do("idle", "Stop")["phase"] == "Succeeded"
-    assert dc.do("idle", "Reset", deadlineSeconds=5)["phase"] in ("Failed", "Succeeded")
+    for verb in ("Reset", "Suspend"):
+        refused = dc.do("idle", verb)
+        assert (refused["phase"], "needs a running guest" in refused["message"]) == ("Refused", True)
+    assert dc.seen("idle") == {}
     assert condition(dc.wait_for("VirtualMachine", "idle", ready), "Stalled").get("status") != "True"
     dc.delete("VirtualMachine", "idle")
     dc.wait_gone("VirtualMachine", "idle")

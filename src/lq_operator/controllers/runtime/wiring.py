@@ -87,8 +87,12 @@ class Routes:
         namespace, _, name = key.partition("/")
         vm = self.store.get(VirtualMachine, namespace, name)
         if vm is None:
-            # Its Volumes may go now, and its domain, if any is left, is an orphan.
-            self._all(Volume, "volume", lambda volume: volume.deleting and volume.metadata.namespace == namespace)
+            # Its Volumes may go now, or serve another; its domain, if any is left, is an orphan.
+            def freed(volume: Volume) -> bool:
+                mine = volume.deleting or volume.status.attached_to == name
+                return mine and volume.metadata.namespace == namespace
+
+            self._all(Volume, "volume", freed)
             return
         for volume in disk_volumes(vm).values():
             self.queues["volume"](f"{namespace}/{volume}")

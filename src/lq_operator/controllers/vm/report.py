@@ -14,7 +14,7 @@ from lq_operator.api.vm import (
     VirtualMachine,
 )
 from lq_operator.api.vmoperation import VirtualMachineOperation
-from lq_operator.controllers.runtime.conditions import Progress, dump_conditions, only, set_progress
+from lq_operator.controllers.runtime.conditions import Progress, dump_conditions, only, set_condition, set_progress
 from lq_operator.controllers.runtime.guestbook import GuestBook, GuestSaid
 from lq_operator.controllers.runtime.placements import epoch_of, scheduled_operations
 from lq_operator.controllers.runtime.refs import disk_volumes
@@ -35,7 +35,8 @@ MANAGER = "lq-vm"
 OPERATION_MANAGER = "lq-vmop"
 STABLE_S = 600.0
 """After this long a guest's restarts are counted from zero again, as Kubernetes does with its back-off."""
-MY_CONDITIONS = ("Ready", "Reconciling", "Stalled")
+RESTART_REQUIRED = "RestartRequired"
+MY_CONDITIONS = ("Ready", "Reconciling", "Stalled", RESTART_REQUIRED)
 
 SCHEDULED_MANAGER = "lq-scheduler"
 """Scheduled has one manager, whoever writes it: no apply of the other's conditions takes it away."""
@@ -85,11 +86,23 @@ class Reporter:
             generation=vm.metadata.generation,
             now=now,
         )
+        started_hash = _started_hash(world, memory) if running else ""
+        effective = _effective(vm, prepared, started_hash)
+        pending = _pending_changes(vm, prepared, effective, started_hash)
+        conditions = set_condition(
+            conditions,
+            RESTART_REQUIRED,
+            "True" if pending else "False",
+            "SpecChanged" if pending else "UpToDate",
+            pending,
+            generation=vm.metadata.generation,
+            now=now,
+        )
         status: dict[str, Any] = {
             "observedGeneration": vm.metadata.generation,
             "conditions": dump_conditions(only(conditions, MY_CONDITIONS)),
             "power": _dump(power),
-            "effective": _dump(_effective(vm, prepared, running, memory)),
+            "effective": _dump(effective),
             "hardware": _dump(hardware_status(hardware) if hardware else vm.status.hardware),
             "guest": _dump(guest),
             "addresses": list(dict.fromkeys([*claimed, *addresses])) if running else [],
@@ -253,10 +266,20 @@ def _state_node(before: PowerStatus, decision: Decision, memory: VmMemory, prepa
     return memory.saved_on or before.state_node
 
 
-def _effective(vm: VirtualMachine, prepared: Prepared, running: bool, memory: VmMemory) -> EffectiveStatus:
+def _started_hash(world: VmWorld, memory: VmMemory) -> str:
+    """Of the spec that the running guest was started with: its domain says it."""
+    domain = world.placed.domain if world.placed else None
+    return (domain.spec_hash if domain is not None else "") or memory.started_hash
+
+
+def _effective(vm: VirtualMachine, prepared: Prepared, started_hash: str) -> EffectiveStatus:
+    """What holds now: a running guest keeps what it was started with, whatever the spec says meanwhile."""
     before = vm.status.effective
     if prepared.size is None or prepared.cluster is None:
         return before
+    wished_hash = spec_hash(vm, prepared.size)
+    if started_hash and started_hash != wished_hash and before.cpu:
+        return before.model_copy(update={"spec_hash": started_hash})
     return EffectiveStatus(
         cluster=prepared.cluster.metadata.name,
         class_name=prepared.size.class_name,
@@ -264,8 +287,21 @@ def _effective(vm: VirtualMachine, prepared: Prepared, running: bool, memory: Vm
         memory_mib=prepared.size.memory_mib,
         cpu_model=vm.status.hardware.cpu_model or before.cpu_model,
         machine=vm.status.hardware.machine or before.machine,
-        spec_hash=memory.started_hash or before.spec_hash if running else spec_hash(vm, prepared.size),
+        spec_hash=started_hash or wished_hash,
     )
+
+
+def _pending_changes(vm: VirtualMachine, prepared: Prepared, effective: EffectiveStatus, started_hash: str) -> str:
+    """What the next start will change, '' where the guest runs as the spec says."""
+    if not started_hash or prepared.size is None or started_hash == spec_hash(vm, prepared.size):
+        return ""
+    changes = []
+    if effective.cpu != prepared.size.cpu:
+        changes.append(f"vCPUs {effective.cpu} -> {prepared.size.cpu}")
+    if effective.memory_mib != prepared.size.memory_mib:
+        changes.append(f"memory {effective.memory_mib} -> {prepared.size.memory_mib} MiB")
+    what = ", ".join(changes) or "devices or settings of the guest"
+    return f"{what}: takes effect at the next start; create a Restart operation when it suits"
 
 
 def _guest(vm: VirtualMachine, said: GuestSaid | None, running: bool) -> tuple[GuestStatus, list[str]]:
