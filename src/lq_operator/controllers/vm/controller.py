@@ -82,7 +82,7 @@ class VmController:
             world = self.observer.world(vm, memory, prepared, effect, fresh=fresh)
             decision = decide(world)
             automatic = automatic or decision.counts_restart
-            if decision.actions and not fresh and await self._list_placed(world, memory):
+            if (decision.actions or decision.look) and not fresh and await self._list_placed(world, memory):
                 fresh = True
                 continue
             if not decision.actions:

@@ -112,9 +112,11 @@ def _displacement(world: VmWorld) -> Decision | None:
     here = world.placed.domain if world.placed is not None and placed else None
     if here is not None and here.state.runs and not any(v.sighting and v.sighting.runs for v in elsewhere):
         return None  # a host that came back with what is left of an earlier run: the node controller removes it
+    say = Decision("Unknown", Standing.WORKING, "FoundElsewhere")
+    if placed and world.placed is not None and world.placed.view is not None and not world.fresh:
+        return replace(say, look=True)  # only a listing made now is evidence that the placed host has none
     proofs = _absence(world) + (world.placed.off if world.placed else ())
     request = Displace(world.actor, world.stamp, world.knowledge, elsewhere[0], proofs)
-    say = Decision("Unknown", Standing.WORKING, "FoundElsewhere")
     decision = _write(world, request, say)
     if decision.actions or decision.standing is Standing.STALLED:
         return decision

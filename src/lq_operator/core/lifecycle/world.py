@@ -115,6 +115,7 @@ class Decision:
 
     `give_up`: the wish is over by the restart policy: from now on Stopped is wanted, and `reason` says why.
     `restart_in_s`: an automatic start waits that long. `counts_restart`: the start is an automatic one.
+    `look`: nothing can be decided before the placed host was listed again: ask once more with a fresh world.
     """
 
     state: str
@@ -126,3 +127,4 @@ class Decision:
     give_up: bool = False
     restart_in_s: float | None = None
     counts_restart: bool = False
+    look: bool = False
