@@ -405,7 +405,7 @@ async def spoiler_before(site: Site) -> AsyncIterator[tuple[Spoiler, Path]]:
         await runner.cleanup()
 
 
-async def until(condition: Any, *, timeout_s: float = 60.0) -> None:
+async def until(condition: Any, *, timeout_s: float = 150.0) -> None:
     """Wait for something that another process does; fails with the condition's text."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
