@@ -1,0 +1,202 @@
+"""Who saw what run where: a thread that looks into every host from outside, and the start records that hosts keep.
+
+A host that is frozen or cut off answers nobody, so it is not asked: its QEMU processes are seen in its cgroup, and
+libvirt's log of each domain, which has one entry for every start that was tried, lies in the host's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.e2e.datacenter import NAMESPACE, Datacenter
+from tests.labfixtures import lab_name, require_lab
+
+from lq_operator.lab import manifests
+from lq_operator.lab.cgroups import Cgroup
+from lq_operator.lab.datacenter import Lab, take_down
+from lq_operator.lab.host import LabHost
+from lq_operator.lab.release import Release
+
+EVERY_S = 0.4
+TTL = {"coordination": {"ttlSeconds": 6}}
+"""The shortest lease that the chart admits: takeovers are waited for."""
+_GUEST = re.compile(r"guest=([^,\s]+)")
+_SEED = re.compile(r"seed_[^/\"_]+_[^/\"_]+_(\d+-\d+)\.")
+_GATE = re.compile(r"/run/lq/(gate-[-a-z0-9]+)")
+_REFUSED = re.compile(r"qemu-system-[^:]+:.*(fw_cfg|gate-).*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A QEMU on a host. `start` is its start time in clock ticks, so that a pid used again is another process."""
+
+    host: str
+    pid: int
+    start: int
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start that a host's libvirt tried, as its log tells. `refused`: QEMU ended because the gate was missing."""
+
+    host: str
+    domain: str
+    at: str
+    epoch: str
+    gate: str
+    refused: bool
+
+
+def processes_on(host: LabHost) -> list[Process]:
+    """Its QEMU processes, also when it is frozen or cut off."""
+    found = []
+    for pid in Cgroup(f"{host.names.cgroup}/{host.name}").pids():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            # Field 22, counted after the name in parentheses, which may contain anything.
+            start = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        name = _GUEST.search(" ".join(words))
+        if "qemu-system" in words[0] and name:
+            found.append(Process(host.name, pid, int(start), name.group(1)))
+    return found
+
+
+def starts_of(lab: Lab, domain: str) -> list[Start]:
+    """Every start of this domain that any host ever tried, oldest first."""
+    found = []
+    for host in lab.hosts:
+        log = host.dir / "varlog" / "qemu" / f"{domain}.log"
+        text = log.read_text(errors="replace") if log.exists() else ""
+        for part in re.split(r"(?m)^(?=[-0-9]+ [:.0-9+]+: starting up )", text):
+            if ": starting up " not in part:
+                continue
+            epoch, gate = _SEED.search(part), _GATE.search(part)
+            found.append(
+                Start(
+                    host.name,
+                    domain,
+                    part.partition("+")[0],
+                    epoch.group(1) if epoch else "",
+                    gate.group(1) if gate else "",
+                    bool(_REFUSED.search(part)),
+                )
+            )
+    return sorted(found, key=lambda start: start.at)
+
+
+def epoch_key(epoch: str) -> tuple[int, int]:
+    """(term, n), for comparing."""
+    term, _, n = epoch.partition("-")
+    return int(term), int(n)
+
+
+@dataclass
+class Witness(threading.Thread):
+    """Looks at every host all the time. `doubles`: what was seen running on two hosts at once.
+
+    A QEMU whose gate is missing lives for a moment before it finds out, with its guest not started: a process counts
+    from the second look on.
+    """
+
+    lab: Lab
+    doubles: list[str] = field(default_factory=list)
+    looks: int = 0
+    lied_about: set[str] = field(default_factory=set)
+    """Domains of which a false statement was made on purpose."""
+
+    def __post_init__(self) -> None:
+        super().__init__(daemon=True, name="witness")
+        self._end = threading.Event()
+        self._before: set[Process] = set()
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def run(self) -> None:
+        """Until `stop`."""
+        while not self._end.wait(EVERY_S):
+            self.look()
+
+    def look(self) -> None:
+        """Once at every host."""
+        now = {process for host in self.lab.hosts for process in processes_on(host)}
+        where: dict[str, set[Process]] = defaultdict(set)
+        for process in now & self._before:
+            where[process.domain].add(process)
+        for domain, seen in where.items():
+            if len({process.host for process in seen}) > 1 and domain not in self.lied_about:
+                self.doubles.append(f"{domain}: {sorted((p.host, p.pid) for p in seen)}")
+        self._before = now
+        self.looks += 1
+
+    def stop(self) -> None:
+        """End it and wait for it."""
+        self._end.set()
+        self.join()
+
+    def verify(self) -> None:
+        """Nothing ran twice so far, and it did look: at least twice, also in the shortest test."""
+        assert self.is_alive()
+        seen = self.looks
+        while self.looks < seen + 2:
+            time.sleep(EVERY_S / 4)
+        assert self.doubles == []
+
+
+@contextmanager
+def watched(lab: Lab) -> Iterator[Witness]:
+    """A witness for as long as the block lasts; nothing may have run twice in it."""
+    witness = Witness(lab)
+    witness.start()
+    try:
+        yield witness
+        witness.verify()
+    finally:
+        witness.stop()
+
+
+@contextmanager
+def own_datacenter(suffix: str) -> Iterator[Datacenter]:
+    """A datacenter in a lab of its own, for tests that cut its power or wipe its API server.
+
+    LQ_TEST_LAB=NAME names the lab, in place of one that has the name now, and keeps it afterwards.
+    """
+    require_lab()
+    kept = os.environ.get("LQ_TEST_LAB")
+    name = kept or lab_name(f"-{suffix}")
+    take_down(name)
+    lab = Lab.create(name, hosts=3)
+    try:
+        lab.up()
+        dc = Datacenter(lab, Release(lab))
+        build(dc)
+        yield dc
+    finally:
+        if not kept:
+            lab.down()
+
+
+def build(dc: Datacenter, values: dict[str, object] | None = None) -> None:
+    """The operator and the manifests of the lab's datacenter, in a cluster that knows nothing yet; all Ready."""
+    dc.release.install(TTL | (values or {}))
+    apply_datacenter(dc)
+    dc.lab.kubectl("wait", "--for=condition=Ready", "hypervisornodes", "--all", "--timeout=120s")
+    kinds = "storagepools,virtualnetworks"
+    dc.lab.kubectl("wait", "--for=condition=Ready", kinds, "--all", "-A", "--timeout=120s")
+
+
+def apply_datacenter(dc: Datacenter) -> None:
+    """Namespace, cluster, hosts, pools, network, image."""
+    dc.lab.kubectl("create", "namespace", NAMESPACE, check=False)
+    dc.lab.kubectl("apply", "-f", "-", stdin=manifests.dump(manifests.datacenter(dc.lab)))
