@@ -44,6 +44,7 @@ class Tracer:
         self.after: Callable[[Call], None] = _nothing
         self.dead = False
         self.pause_at: int | None = None
+        self.pause_when: Callable[[Call], bool] = lambda call: False
         self.paused = False
         self._woken = asyncio.Event()
 
@@ -52,7 +53,8 @@ class Tracer:
         await self.stand_still()
         call = Call(len(self.calls) + 1, room, verb, about, write)
         self.calls.append(call)
-        if call.n == self.pause_at:
+        if call.n == self.pause_at or self.pause_when(call):
+            self.pause_when = lambda call: False
             self.paused = True
             await self.stand_still()
         self.before(call)
