@@ -303,3 +303,36 @@ def test_evidence_is_stored_with_the_release() -> None:
 def test_a_host_failure_ends_the_wish_where_the_vm_says_so() -> None:
     given = world(placement=placement(Phase.COMMITTED), placed=OFF, wish=Wish(restart_on_host_failure=False))
     assert decide(given).give_up
+
+
+def _found_on_h2(found: DomainSeen, here: DomainSeen | None, departed: Epoch | None, *, fresh: bool) -> VmWorld:
+    """Placed on h1 under E1; h2 has a domain."""
+    there, seen = view(found, H2, U2), view(here, departed=departed)
+    sightings = tuple(s for s in (seen.sighting, there.sighting) if s is not None)
+    return world(
+        placement=placement(Phase.COMMITTED),
+        placed=PlacedHost(H1, seen, here),
+        views=(seen, there) if here else (there,),
+        knowledge=Knowledge(Complete(3), sightings=sightings, departures=(departed,) if departed else ()),
+        fresh=fresh,
+    )
+
+
+def test_a_run_found_elsewhere_is_believed_after_one_more_look_at_the_placed_host() -> None:
+    running = domain(epoch=Epoch(2, 7))
+    asked = decide(_found_on_h2(running, None, E1, fresh=False))
+    assert (asked.look, asked.actions, asked.state) == (True, (), "Unknown")
+    action = decide(_found_on_h2(running, None, E1, fresh=True)).actions[0]
+    assert isinstance(action, WritePlacement)
+    assert (action.new.phase, action.new.node, action.new.epoch) == (Phase.COMMITTED, H2, Epoch(2, 7))
+
+
+def test_what_is_left_of_an_earlier_run_elsewhere_disturbs_no_running_guest() -> None:
+    left = domain(DomainState.SHUTOFF, epoch=Epoch(1, 4), reason="unknown")
+    decision = decide(_found_on_h2(left, RUNNING, None, fresh=True))
+    assert (decision.state, decision.standing, decision.actions) == ("Running", Standing.READY, ())
+
+
+def test_a_vm_that_cannot_be_registered_yet_is_unknown_and_not_stopped() -> None:
+    decision = decide(world(knowledge=Knowledge(MISSING)))
+    assert (decision.state, decision.reason) == ("Unknown", "InventoryIncomplete")
