@@ -42,7 +42,7 @@ from lq_operator.controllers.image.imageset import IMAGE_KINDS, ImageSet, Surrou
 from lq_operator.controllers.runtime.loop import PeriodicLoop
 from lq_operator.controllers.runtime.refs import Namespaces
 from lq_operator.controllers.runtime.tenure import Tenure
-from lq_operator.controllers.scheduler import Scheduler
+from lq_operator.controllers.scheduler import FailoverReport, Scheduler, debug_page
 from lq_operator.ports import Coordination, OutcomeUnknown, Transient
 from lq_operator.telemetry import metrics
 from lq_operator.telemetry.health import Health, HealthServer, beat_loop
@@ -74,6 +74,7 @@ class Base:
     settings: ProcessSettings
     endpoint: Endpoint
     health: Health
+    server: HealthServer
     resources: KubeResources
     store: WatchStore
     events: KubeEvents
@@ -150,18 +151,27 @@ async def _schedule(base: Base, tenure: Tenure) -> None:
         base.events,
         base.clock,
         lambda: base.store.synced(*SCHEDULER_KINDS) and not base.store.broken(VirtualMachine),
+        max_batch=settings.max_batch,
     )
+    capacity = FailoverReport(scheduler.book, base.store, base.resources, base.clock)
 
     async def gather_then_place() -> None:
         await base.clock.sleep(settings.batch_window_s)
         await scheduler.run_once()
 
+    # Changes wake it; the 30 s are for what nobody watches (labels of namespaces), and cost next to nothing.
     loop = PeriodicLoop("scheduler", gather_then_place, every_s=30.0, clock=base.clock)
+    report = PeriodicLoop("failover-capacity", capacity.run_once, every_s=5.0, clock=base.clock)
     unsubscribe = _follow(base, lambda _kind, _key: loop.wake())
     base.store.on_went_back(lambda sign: tenure.step_down(tenure.term))
+    base.server.serve_debug("decisions", debug_page(lambda: [f.journal for f in list(scheduler.book.fleets.values())]))
+    loops = [asyncio.ensure_future(one.run()) for one in (loop, report)]
     try:
-        await loop.run()
+        await asyncio.gather(*loops)
     finally:
+        for one in loops:
+            one.cancel()
+        base.server.serve_debug("decisions", None)
         unsubscribe()
 
 
@@ -203,7 +213,7 @@ async def _process(settings: ProcessSettings, kinds: tuple[type[Resource], ...],
             installation = settings.installation_id or await _patiently(resources.kube_system_uid)
             await watch.start()
             health.set_ready("caches", True)
-            base = Base(settings, endpoint, health, resources, store, events, SystemClock(), installation)
+            base = Base(settings, endpoint, health, server, resources, store, events, SystemClock(), installation)
             await _lead(base, _coordination(settings, lease_transport, installation), main)
         finally:
             await watch.stop()

@@ -173,7 +173,7 @@ def expected(process: str) -> set[Right]:
     return rights(
         READ,
         "hypervisorclusters hypervisornodes storagepools virtualmachineclasses virtualmachines virtualnetworks volumes",
-    ) | rights(("patch",), "virtualmachines/status")
+    ) | rights(("patch",), "virtualmachines/status hypervisorclusters/status")
 
 
 @pytest.mark.parametrize("process", PROCESSES)

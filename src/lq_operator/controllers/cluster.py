@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from lq_operator.api.cluster import HypervisorCluster
 from lq_operator.api.node import HypervisorNode
-from lq_operator.controllers.runtime.conditions import Progress, dump_conditions, set_progress
+from lq_operator.controllers.runtime.conditions import (
+    READY,
+    RECONCILING,
+    STALLED,
+    Progress,
+    dump_conditions,
+    only,
+    set_progress,
+)
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.hostbook import HostBook
 from lq_operator.controllers.runtime.inventory import Inventory
@@ -81,7 +89,8 @@ class ClusterController:
         conditions = set_progress(cluster.status.conditions, progress, reason, message, generation=generation, now=now)
         status = {
             "observedGeneration": generation,
-            "conditions": dump_conditions(conditions),
+            # FailoverCapacity is the scheduler's.
+            "conditions": dump_conditions(only(conditions, (READY, RECONCILING, STALLED))),
             "installation": self.book.installation,
             "cpuModel": model,
             "term": self.book.tenure.term,

@@ -27,13 +27,34 @@ def node_labels(node: HypervisorNode) -> dict[str, str]:
     return {**node.metadata.labels, **node.spec.labels, HOST_KEY: node.metadata.name}
 
 
+def pool_reach(pools: Iterable[StoragePool]) -> dict[str, dict[str, PoolReach]]:
+    """Node -> pool -> reach, where the pool reports to be ready there."""
+    found: dict[str, dict[str, PoolReach]] = {}
+    for pool in pools:
+        shared = pool.spec.access == "Shared"
+        for here in pool.status.nodes:
+            if here.ready:
+                found.setdefault(here.node, {})[pool.metadata.name] = PoolReach(here.available_bytes, shared)
+    return found
+
+
+def network_reach(networks: Iterable[VirtualNetwork]) -> dict[str, frozenset[str]]:
+    """Node -> networks (namespace/name) that report to be ready there."""
+    found: dict[str, set[str]] = {}
+    for network in networks:
+        for here in network.status.nodes:
+            if here.ready:
+                found.setdefault(here.node, set()).add(network.key)
+    return {node: frozenset(keys) for node, keys in found.items()}
+
+
 def host_facts(
     node: HypervisorNode,
     cluster: HypervisorCluster,
-    pools: Iterable[StoragePool],
-    networks: Iterable[VirtualNetwork],
+    pools: Mapping[str, PoolReach],
+    networks: frozenset[str],
 ) -> HostFacts:
-    """A HypervisorNode with the pools and networks that report to be ready on it."""
+    """A HypervisorNode with the pools and networks that are ready on it (`pool_reach`, `network_reach`)."""
     status, name = node.status, node.metadata.name
     overcommit = node.spec.overcommit or cluster.spec.overcommit
     memory_mib = max(status.capacity.memory_mib - parse_mib(node.spec.reserved.memory), 0)
@@ -48,15 +69,8 @@ def host_facts(
         ready=ready,
         not_ready_reason=why,
         cordoned=node.spec.unschedulable,
-        pools={
-            pool.metadata.name: PoolReach(here.available_bytes, pool.spec.access == "Shared")
-            for pool in pools
-            for here in pool.status.nodes
-            if here.node == name and here.ready
-        },
-        networks=frozenset(
-            network.key for network in networks for here in network.status.nodes if here.node == name and here.ready
-        ),
+        pools=pools,
+        networks=networks,
         cpu_models=frozenset(status.usable_cpu_models),
     )
 
@@ -151,18 +165,22 @@ def _term(selector: LabelSelector, topology_key: str) -> VmTerm:
 
 
 def scheduling_status(decision: Decision, verdicts: Iterable[Verdict]) -> SchedulingStatus:
-    """The decision for status.scheduling, at most 32 hosts."""
-    scores = {ranked.host: ranked.score for ranked in decision.best}
-    entries = [
-        VerdictStatus(
-            node=v.host,
-            fits=v.filter == "",
-            reason=v.filter,
-            message=v.sentence[:400],
-            score=min(1000, max(0, round(scores.get(v.host, 0.0) * 1000))),
+    """The decision for status.scheduling, at most 32 hosts. The best three say the terms of their score."""
+    ranked = {one.host: one for one in decision.best}
+    entries = []
+    for verdict in verdicts:
+        best, message = ranked.get(verdict.host), verdict.sentence
+        if best is not None and not verdict.filter:
+            message = "fits: " + ", ".join(f"{name} {value:.2f}x{weight}" for name, weight, value in best.terms)
+        entries.append(
+            VerdictStatus(
+                node=verdict.host,
+                fits=verdict.filter == "",
+                reason=verdict.filter,
+                message=message[:400],
+                score=min(1000, max(0, round(best.score * 1000))) if best is not None else 0,
+            )
         )
-        for v in verdicts
-    ]
     entries.sort(key=lambda entry: (not entry.fits, -entry.score, entry.node))
     return SchedulingStatus(
         message=decision.sentence[:2000],

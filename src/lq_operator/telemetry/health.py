@@ -7,6 +7,7 @@ what hangs instead of timing out, and metrics can still be read.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -22,6 +23,9 @@ WATCH_STALE_S = 180.0
 
 LOOP_STUCK_S = 20.0
 READY_GATES = ("caches", "leader")
+
+DebugPage = Callable[[str], bytes | None]
+"""The rest of the path after its name ('' for none) -> JSON, None for 404. Called in the server's thread."""
 
 
 class Health:
@@ -143,7 +147,15 @@ class HealthServer:
         self._thread: threading.Thread | None = None
         self._bound = threading.Event()
         self._error: OSError | None = None
+        self._debug: dict[str, DebugPage] = {}
         self.port = port
+
+    def serve_debug(self, name: str, page: DebugPage | None) -> None:
+        """Answer GET /debug/NAME and /debug/NAME/REST from this machine (None: no longer). See DebugPage."""
+        if page is None:
+            self._debug.pop(name, None)
+        else:
+            self._debug[name] = page
 
     def start(self) -> None:
         """Bind and serve; returns when requests are answered. Raises OSError when the address cannot be bound."""
@@ -171,6 +183,8 @@ class HealthServer:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/debug/{name}", self._debugged)
+        app.router.add_get("/debug/{name}/{rest}", self._debugged)
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         try:
             await runner.setup()
@@ -189,6 +203,16 @@ class HealthServer:
 
     async def _readyz(self, _request: web.Request) -> web.Response:
         return _verdict(self._health.readiness_failures())
+
+    async def _debugged(self, request: web.Request) -> web.Response:
+        # They name VMs and hosts of everybody, and the port is open to whoever scrapes metrics.
+        if request.remote is None or not ipaddress.ip_address(request.remote.partition("%")[0]).is_loopback:
+            return web.Response(status=403, text="from this machine only: use kubectl port-forward\n")
+        page = self._debug.get(request.match_info["name"])
+        body = page(request.match_info.get("rest", "")) if page is not None else None
+        if body is None:
+            return web.Response(status=404, text="not found, or no longer kept\n")
+        return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
 
     async def _metrics(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))

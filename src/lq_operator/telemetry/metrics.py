@@ -82,6 +82,15 @@ PLACEMENT_SECONDS = Histogram(
 PLACEMENT_WAITING = Gauge(
     "lq_placement_waiting", "VMs that fit no host now, by first reason.", ("reason",), registry=REGISTRY
 )
+HOSTS_CANNOT_FAIL = Gauge(
+    "lq_hosts_cannot_fail", "Hosts whose failure would leave a VM without room.", ("cluster",), registry=REGISTRY
+)
+LARGEST_RESTART_BYTES = Gauge(
+    "lq_largest_restart_bytes",
+    "Memory of the largest VM that could still start after any tolerated failure; 0 where one cannot be tolerated.",
+    ("cluster",),
+    registry=REGISTRY,
+)
 VM_STARTS = Counter("lq_vm_starts", "Guest starts sent to hosts, by result.", ("result",), registry=REGISTRY)
 VM_START_SECONDS = Histogram(
     "lq_vm_start_seconds",
@@ -131,5 +140,14 @@ def forget_node(node: str) -> None:
         # remove() of a series that was never set raises KeyError: nothing to forget.
         try:
             gauge.remove(node)
+        except KeyError:
+            continue
+
+
+def forget_cluster(cluster: str) -> None:
+    """The same for a cluster."""
+    for gauge in (HOSTS_CANNOT_FAIL, LARGEST_RESTART_BYTES):
+        try:
+            gauge.remove(cluster)
         except KeyError:
             continue

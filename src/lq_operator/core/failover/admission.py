@@ -104,20 +104,21 @@ class Admission:
         self._take_snapshot()
         return {name: self._judge((name,), self._refugees((name,))) for name in sorted(self.state.rows)}
 
-    def can_fail_with(self, failed: str, identity: VmKey, shape: Shape, host: str) -> FailureVerdict:
-        """The same for one failure, as if one more VM stood on `host`."""
+    def can_fail_with(self, failed: str | Iterable[str], identity: VmKey, shape: Shape, host: str) -> FailureVerdict:
+        """The same for one failure (or one set), as if one more VM stood on `host`."""
+        names = (failed,) if isinstance(failed, str) else tuple(sorted(set(failed)))
         self._take_snapshot()
         row = self.state.rows[host]
         self.state.groups.groups_of(identity.namespace, shape)  # its anti-affinity is known from now on
         self._need_resources(shape)
         needs = self._needs(shape)
-        refugees = self._refugees((failed,))
-        if host == failed:
+        refugees = self._refugees(names)
+        if host in names:
             if self.protects(identity, shape):
                 refugees.append(Refugee(identity, shape, needs, self._rows_for(identity, shape)))
-            return self._judge((failed,), refugees)
+            return self._judge(names, refugees)
         taken = self._taken(needs, shape, row)
-        return self._judge((failed,), refugees, (row, taken))
+        return self._judge(names, refugees, (row, taken))
 
     def largest_restart_mib(self, failed: Iterable[str]) -> int:
         """Memory of the largest ordinary VM (1 vCPU) that could still start after these hosts failed and their VMs
