@@ -82,7 +82,8 @@ class Datacenter:
 
     def patch(self, kind: str, name: str, patch: Mapping[str, Any]) -> None:
         """A merge patch by the user."""
-        self.kubectl("patch", kind, name, "--type=merge", "-p", json.dumps(patch))
+        said = self.lab.kubectl("-n", self.namespace, "patch", kind, name, "--type=merge", "-p", json.dumps(patch))
+        assert "unknown field" not in said.stderr, said.stderr
 
     def vm(self, name: str) -> Object:
         """The VirtualMachine; AssertionError when it is gone."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
-from tests.e2e.datacenter import Datacenter, condition, diskless, lq, reason, ready
+from tests.e2e.datacenter import Datacenter, condition, diskless, lq, ready, reason
 
 CPU = {"count": 1}
 MEMORY = {"size": "256Mi"}

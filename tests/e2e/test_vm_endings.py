@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 import pytest
-
 from tests.e2e.datacenter import Datacenter, Object, condition, diskless, power, ready, reason, vm_manifest
 
 RecordProperty = Callable[[str, object], None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from lxml import etree
-
 from tests.e2e.datacenter import Datacenter, vm_manifest
 
 
@@ -34,7 +33,7 @@ def test_devices_and_data_are_the_same_on_another_host(dc: Datacenter) -> None:
     assert dc.guest("abi", "cat /disk/boots").strip() == "1"
     seen = dc.guest("abi", "ls -l /sys/class/net/eth0/device /sys/block/vd*/device")
     dc.guest("abi", "echo mine > /disk/mine; sync")
-    dc.patch("HypervisorNode", first, {"spec": {"cordoned": True}})
+    dc.patch("HypervisorNode", first, {"spec": {"unschedulable": True}})
     try:
         assert dc.do("abi", "Restart")["phase"] == "Succeeded"
         assert dc.host_of("abi").name == first, "a restart stays where it is"
@@ -51,6 +50,6 @@ def test_devices_and_data_are_the_same_on_another_host(dc: Datacenter) -> None:
         assert int(dc.guest("abi", "cat /disk/boots")) > 1
         assert dc.guest("abi", "ls -l /sys/class/net/eth0/device /sys/block/vd*/device") == seen
     finally:
-        dc.patch("HypervisorNode", first, {"spec": {"cordoned": False}})
+        dc.patch("HypervisorNode", first, {"spec": {"unschedulable": False}})
     dc.delete("VirtualMachine", "abi")
     dc.wait_gone("VirtualMachine", "abi")

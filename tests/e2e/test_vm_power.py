@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
 from tests.e2e.datacenter import Datacenter, condition, diskless, phase, power, ready, reason, vm_manifest
 
 REMEMBER = "echo kept > /run/only-in-memory"

@@ -9,7 +9,6 @@ import base64
 from collections.abc import Iterator
 
 import pytest
-
 from tests.e2e.datacenter import Datacenter, Object, condition, diskless, ready, vm_manifest
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBmYxgqEfrR0K3P4Yz2pZ5p0Qm3Yh7m0mNq0s2m4hXxO inline@example"

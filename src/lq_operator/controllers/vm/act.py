@@ -108,8 +108,7 @@ class Actor:
             case AskStop(node, mode, _):
                 entry = self._entry(node)
                 epoch = entry.domains[name].epoch if name in entry.domains else None
-                memory.asked = (*(memory.asked if memory.asked_epoch == epoch else ()), mode)
-                memory.asked_epoch = epoch
+                memory.ask(epoch, mode, self.starter.clock.mono_s())
                 await self._ask(entry, name, mode)
             case CutOff(node, epoch):
                 entry = self._entry(node)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from lq_operator.core.failover.facts import Memory
 from lq_operator.core.model import Epoch
 
+ASK_AGAIN_S = 15.0
+"""A guest that was still booting has not heard the button: it is asked again that often until its deadline."""
+
 
 @dataclass(slots=True)
 class VmMemory:
@@ -17,6 +20,7 @@ class VmMemory:
     unused: Epoch | None = None
     asked: tuple[str, ...] = ()
     asked_epoch: Epoch | None = None
+    asked_at_s: float = -1e9
     facts_at_s: float = -1e9
     agent: bool = False
     start_failures: int = 0
@@ -28,6 +32,16 @@ class VmMemory:
     started_hash: str = ""
     resets_begun: set[str] = field(default_factory=set)
     resets_done: set[str] = field(default_factory=set)
+
+    def asked_of(self, epoch: Epoch | None, now_s: float) -> tuple[str, ...]:
+        """How this run was asked to stop lately; nothing once that is so long ago that it is to be asked anew."""
+        recently = now_s - self.asked_at_s < ASK_AGAIN_S
+        return self.asked if self.asked_epoch == epoch and recently else ()
+
+    def ask(self, epoch: Epoch | None, mode: str, now_s: float) -> None:
+        """It is being asked."""
+        self.asked = (*self.asked_of(epoch, now_s), mode)
+        self.asked_epoch, self.asked_at_s = epoch, now_s
 
 
 class Memories:

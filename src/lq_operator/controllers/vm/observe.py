@@ -164,7 +164,7 @@ class Observer:
             epoch=epoch,
             restarts=power.restarts,
             stop_left_s=seconds_until(power.stop_deadline, now),
-            asked=memory.asked if memory.asked_epoch == epoch else (),
+            asked=memory.asked_of(epoch, self.clock.mono_s()),
             restart_left_s=seconds_until(power.next_restart, now),
             agent=said is not None and said.facts is not None,
             suspended=power.state == "Suspended" or bool(memory.saved_on),

@@ -9,6 +9,7 @@ from lq_operator.api.vm import (
     DiskStatus,
     EffectiveStatus,
     GuestStatus,
+    HardwareStatus,
     InterfaceStatus,
     PowerStatus,
     VirtualMachine,
@@ -87,7 +88,8 @@ class Reporter:
             now=now,
         )
         started_hash = _started_hash(world, memory) if running else ""
-        effective = _effective(vm, prepared, started_hash)
+        guest_abi = hardware_status(hardware) if hardware else vm.status.hardware
+        effective = _effective(vm, prepared, started_hash, guest_abi)
         pending = _pending_changes(vm, prepared, effective, started_hash)
         conditions = set_condition(
             conditions,
@@ -103,7 +105,7 @@ class Reporter:
             "conditions": dump_conditions(only(conditions, MY_CONDITIONS)),
             "power": _dump(power),
             "effective": _dump(effective),
-            "hardware": _dump(hardware_status(hardware) if hardware else vm.status.hardware),
+            "hardware": _dump(guest_abi),
             "guest": _dump(guest),
             "addresses": list(dict.fromkeys([*claimed, *addresses])) if running else [],
             "interfaces": [_dump(interface) for interface in interfaces],
@@ -272,7 +274,7 @@ def _started_hash(world: VmWorld, memory: VmMemory) -> str:
     return (domain.spec_hash if domain is not None else "") or memory.started_hash
 
 
-def _effective(vm: VirtualMachine, prepared: Prepared, started_hash: str) -> EffectiveStatus:
+def _effective(vm: VirtualMachine, prepared: Prepared, started_hash: str, guest_abi: HardwareStatus) -> EffectiveStatus:
     """What holds now: a running guest keeps what it was started with, whatever the spec says meanwhile."""
     before = vm.status.effective
     if prepared.size is None or prepared.cluster is None:
@@ -285,8 +287,8 @@ def _effective(vm: VirtualMachine, prepared: Prepared, started_hash: str) -> Eff
         class_name=prepared.size.class_name,
         cpu=prepared.size.cpu,
         memory_mib=prepared.size.memory_mib,
-        cpu_model=vm.status.hardware.cpu_model or before.cpu_model,
-        machine=vm.status.hardware.machine or before.machine,
+        cpu_model=guest_abi.cpu_model or before.cpu_model,
+        machine=guest_abi.machine or before.machine,
         spec_hash=started_hash or wished_hash,
     )
 
