@@ -12,7 +12,8 @@ import numpy as np
 
 from lq_operator.core.placement.case import Case, Pick
 from lq_operator.core.placement.filters import FILTERS, counts_per_row, fewest, pool_free
-from lq_operator.core.placement.state import BoolArray
+from lq_operator.core.placement.groups import Group
+from lq_operator.core.placement.state import BoolArray, IntArray
 from lq_operator.core.placement.types import VmKey
 
 
@@ -67,12 +68,17 @@ MOVABLE = ("vcpus", "memory", "hugepages", "numa", "devices", "vm-anti-affinity"
 
 def move_vm(case: Case, cost: int, limit: int) -> Iterator[Pick]:
     state, shape = case.state, case.shape
-    rows = np.flatnonzero(case.only(*MOVABLE) & _one_vm_too_many(case))
+    rows = _with_devices(case, np.flatnonzero(case.only(*MOVABLE) & _one_vm_too_many(case)))
     if not len(rows):
         return
     free = state.amount("hugepages", str(shape.hugepage_kib)) if shape.hugepage_kib else state.free_memory
     lacking = np.maximum(shape.memory_mib - free[rows], 1)
     at_least = cost - (-lacking // 1024)
+    smallest = _smallest_mib(case)
+    for name, groups in _between_vms(case):
+        if name in case.fails:  # the VM that leaves is one of the group: none is cheaper than its smallest
+            mib = min((smallest.get(id(group), 0) for group in groups), default=0)
+            at_least = np.maximum(at_least, np.where(case.fails[name][rows], cost - (-mib // 1024), 0))
     best: Pick | None = None
     for at in np.lexsort((state.tie[rows], at_least)).tolist():
         bound = min(limit, limit if best is None else best[0])
@@ -81,6 +87,37 @@ def move_vm(case: Case, cost: int, limit: int) -> Iterator[Pick]:
         best = _move_from(case, int(rows[at]), int(lacking[at]), cost, bound) or best
     if best is not None:
         yield best
+
+
+def _with_devices(case: Case, rows: IntArray) -> IntArray:
+    """Of these rows those whose VMs hold the devices that are short: most hosts have none of a scarce device."""
+    state = case.state
+    for device, count in case.shape.devices.items():
+        short = count - state.amount("devices", device)[rows]
+        entries = [state.row[row] for row in rows.tolist()]
+        held = np.array([0 if entry is None else entry.devices.get(device, 0) for entry in entries], np.int64)
+        rows = rows[held >= short]
+    return rows
+
+
+def _between_vms(case: Case) -> tuple[tuple[str, list[Group]], ...]:
+    """The rules that one VM's leaving may satisfy, and the groups it would have to belong to."""
+    return (
+        ("vm-anti-affinity", [group for _, group in case.question.anti_affinity]),
+        ("refused-by-others", list(case.question.refused_by)),
+        ("spread", [group for _, group in case.question.spread]),
+    )
+
+
+def _smallest_mib(case: Case) -> dict[int, int]:
+    """Memory of the smallest VM of every group, by id of the group."""
+    index, found = case.state.groups, dict[int, int]()
+    for namespace, shape in index.population:
+        for group in index.groups_of(namespace, shape):
+            known = found.get(id(group))
+            if known is None or shape.memory_mib < known:
+                found[id(group)] = shape.memory_mib
+    return found
 
 
 def _one_vm_too_many(case: Case) -> BoolArray:
@@ -96,11 +133,7 @@ def _one_vm_too_many(case: Case) -> BoolArray:
         low = fewest(state, question, group, spread.topology_key)
         there = counts_per_row(state, group, spread.topology_key, every)
         enough &= there + own - low <= spread.max_skew + 1
-    for name, groups in (
-        ("vm-anti-affinity", [group for _, group in question.anti_affinity]),
-        ("refused-by-others", list(question.refused_by)),
-        ("spread", [group for _, group in question.spread]),
-    ):
+    for name, groups in _between_vms(case):
         if name in case.fails:  # the VM that leaves must be one of them
             here = np.any([group.host_counts[every] > 0 for group in groups], axis=0)
             enough &= here | ~case.fails[name]
@@ -132,10 +165,6 @@ def _move_from(case: Case, row: int, lacking_mib: int, cost: int, bound: int) ->
     mvcpus = int(state.overcommit[row])
     missing = shape.vcpus * (mvcpus if shape.dedicated_cpus else 1000) - int(state.free_mvcpus[row])
     devices = {d: n - int(state.amount("devices", d)[row]) for d, n in shape.devices.items()}
-    entry = state.row[row]
-    assert entry is not None
-    if any(entry.devices.get(device, 0) < short for device, short in devices.items()):
-        return None
     found: list[tuple[int, VmKey]] = []
     for identity, occupant in state.occupants.get(host, {}).items():
         its = occupant.shape

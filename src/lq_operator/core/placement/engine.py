@@ -6,22 +6,24 @@ thread at a time. Holds no clock: the caller expires reservations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from lq_operator.core.placement import counterfactual, explain
-from lq_operator.core.placement.classes import ABSENT, CODES, GUARD, REFUSED, ClassView, keys_of, wish_score
+from lq_operator.core.placement.classes import REFUSED, ClassView
 from lq_operator.core.placement.filters import FILTERS, Question, cell_fits
-from lq_operator.core.placement.scores import Numbers, after_on_row, after_placement, weights_for
+from lq_operator.core.placement.parts import ABSENT, CODES, FITS, Codes, FactsPart, RoomPart, facts_key, room_key
+from lq_operator.core.placement.scores import weights_for
 from lq_operator.core.placement.state import BoolArray, ClusterState, FloatArray, Occupant
 from lq_operator.core.placement.types import (
+    Change,
     Decision,
     HostFacts,
     Placed,
     PlacementRequest,
-    Ranked,
     Reservation,
     Shape,
     Verdict,
@@ -32,8 +34,6 @@ GUARD_NAME = "failover"
 GUARD_TRIES = 64
 CACHE_BYTES = 128 * 2**20
 """Memory for cached classes; the least recently used class goes first."""
-
-FILTER_NAMES = ("", *(rule.name for rule in FILTERS), GUARD_NAME)
 
 Guard = Callable[[VmKey, Shape, str], str]
 """Asked before a host is chosen: '' = yes, else the sentence that refuses (failover admission)."""
@@ -53,6 +53,8 @@ class PlacementEngine:
         self.guard = guard
         self.state = ClusterState(seed)
         self._views: dict[tuple[str, Shape], ClassView] = {}
+        self._facts_parts: WeakValueDictionary[Hashable, FactsPart] = WeakValueDictionary()
+        self._room_parts: WeakValueDictionary[Hashable, RoomPart] = WeakValueDictionary()
         self._asked: dict[VmKey, Shape] = {}
         self._fresh: tuple[int, VmKey, str] | None = None  # (event number, VM, host) of the last decision
 
@@ -153,7 +155,8 @@ class PlacementEngine:
         """The verdict of every host, by name; filter '' = it fits."""
         held = self._lift(request.identity)
         try:
-            verdict, _, view = self._judge(request)
+            view = self._view(request.identity.namespace, request.shape)
+            verdict, _ = view.judge(self.state)
             rows = sorted(self.state.rows.items())
             return tuple(self._verdict(view, row, int(verdict[row])) for _, row in rows)
         finally:
@@ -167,13 +170,13 @@ class PlacementEngine:
         held = self._lift(request.identity)
         try:
             view = self._view(request.identity.namespace, request.shape)
-            return self._verdict(view, row, self._judge_row(view, row))
+            return self._verdict(view, row, view.judge_row(self.state, row))
         finally:
             self._put_back(request.identity, held)
 
     def fitting_by_facts(self, namespace: str, shape: Shape) -> BoolArray:
         """Per row: whether the facts of the host (not its room, not other VMs) allow the shape."""
-        fitting: BoolArray = self._view(namespace, shape).static[: self.state.n] == 0
+        fitting: BoolArray = self._view(namespace, shape).facts.verdict[: self.state.n] == FITS
         return fitting
 
     # ------------------------------------------------------------ inside
@@ -209,7 +212,7 @@ class PlacementEngine:
         return view
 
     def _new_view(self, namespace: str, shape: Shape) -> ClassView:
-        limit = max(16, CACHE_BYTES // (80 * len(self.state.alive)))
+        limit = max(16, CACHE_BYTES // (16 * len(self.state.alive)))
         while len(self._views) >= limit:
             self._forget(next(iter(self._views)))
         groups = self.state.groups
@@ -231,7 +234,17 @@ class PlacementEngine:
         )
         for group in question.groups():
             group.users += 1
-        return ClassView(self.state, question, weights_for(shape.strategy or self.strategy))
+        strategy = shape.strategy or self.strategy
+        weights = weights_for(strategy)
+        wanted = facts_key(shape)
+        facts = self._facts_parts.get(wanted)
+        if facts is None:
+            facts = self._facts_parts[wanted] = FactsPart(shape)
+        size = (strategy, room_key(shape))
+        room = self._room_parts.get(size)
+        if room is None:
+            room = self._room_parts[size] = RoomPart(shape, weights)
+        return ClassView(question, facts, room, weights)
 
     def _forget(self, key: tuple[str, Shape]) -> None:
         view = self._views.pop(key)
@@ -240,69 +253,42 @@ class PlacementEngine:
             if not group.users:
                 self.state.groups.drop_member_group(group)
 
-    def _judge(self, request: PlacementRequest) -> tuple[np.ndarray, FloatArray, ClassView]:
-        """Verdict code and key of every row; the arrays may be the view's own: do not write to them."""
-        view = self._view(request.identity.namespace, request.shape)
-        state, question, n = self.state, view.question, self.state.n
-        verdict, key, rows = view.verdict[:n], view.key[:n], slice(0, n)
-        if view.group_rules:
-            judged = np.zeros(n, np.int8)
-            for rule in reversed(view.group_rules):  # the first filter that fails is written last
-                np.copyto(judged, CODES[rule.name], where=rule.fails(state, question, rows))
-            np.copyto(judged, verdict, where=verdict != 0)
-            verdict = judged
-            if not view.wishes:
-                key = np.where(verdict == 0, key, REFUSED)
-        if view.wishes:
-            key = np.where(verdict == 0, keys_of(self._wish_total(view), state.tie[:n]), REFUSED)
-        return verdict, key, view
-
-    def _judge_row(self, view: ClassView, row: int) -> int:
-        """Verdict code of one row."""
-        code = int(view.verdict[row])
-        one = slice(row, row + 1)
-        for rule in () if code else view.group_rules:
-            if rule.fails(self.state, view.question, one)[0]:
-                return CODES[rule.name]
-        return code
-
-    def _wish_total(self, view: ClassView) -> Numbers:
-        state, rows = self.state, slice(0, self.state.n)
-        return view.total_with_wish(state, after_placement(state, view.question.shape, rows))
-
     def _decide(self, request: PlacementRequest) -> Decision:
-        verdict, key, view = self._judge(request)
-        state = self.state
-        counts = np.bincount(verdict, minlength=ABSENT + 1).tolist() if state.n else [0] * (ABSENT + 1)
+        view, state = self._view(request.identity.namespace, request.shape), self.state
+        verdict, key = view.judge(state)
+        counts = np.bincount(verdict, minlength=ABSENT + 1).tolist()
         refusals: list[Verdict] = []
         rows = self._best_rows(request, key, refusals)
-        best = tuple([self._ranked(view, row) for row in rows])
         total = len(state.rows)
-        rejected = tuple([(FILTER_NAMES[code], counts[code]) for code in range(1, GUARD) if counts[code]])
+        rejected = tuple([(name, counts[code]) for name, code in CODES.items() if counts[code]])
         if refusals:
             rejected += ((GUARD_NAME, len(refusals)),)
         examples = (*self._examples(view, verdict, counts), *refusals[:1])
         if rows:
+            shown = [view.shown(state, row) for row in rows]
+            best = tuple([ranked for ranked, _ in shown])
             cells = self._choose_cells(request.shape, rows[0]) if request.shape.bound_cells else ()
-            feasible = counts[0] - len(refusals)
-            text = explain.say_placed(view.template, best, feasible, total, rejected, examples)
+            feasible = counts[FITS] - len(refusals)
+            text = explain.say_placed([words for _, words in shown], feasible, total, rejected, examples)
             return Decision(request.identity, best[0].host, cells, best, feasible, total, rejected, examples, (), text)
-        changes = () if refusals else counterfactual.cheapest(state, view.question)
+        changes = () if refusals else self._changes(view)
         text = explain.say_unplaced(total, rejected, examples, changes)
         return Decision(request.identity, None, (), (), 0, total, rejected, examples, changes, text)
 
+    def _changes(self, view: ClassView) -> tuple[Change, ...]:
+        """What would make the class fit; looked for once while nothing happens, however many equal VMs wait."""
+        if view.changes[0] != self.state.events:
+            found = counterfactual.cheapest(self.state, view.question)
+            view.changes = (self.state.events, found)  # the search lifts VMs and puts them back: events are counted
+        return view.changes[1]
+
     def _best_rows(self, request: PlacementRequest, key: FloatArray, refusals: list[Verdict]) -> list[int]:
         """The best three rows; with a guard the first of them is one that it accepts."""
-        if not len(key):
-            return []
         best: list[int] = []
-        taken: list[tuple[int, float]] = []
-        while len(best) < 3 and len(taken) < GUARD_TRIES + 3:
+        for _ in range(min(len(key), GUARD_TRIES + 3)):
             row = int(key.argmax())
-            value = float(key[row])
-            if value < 0:
+            if len(best) == 3 or key[row] == REFUSED:
                 break
-            taken.append((row, value))
             key[row] = REFUSED
             if not best and self.guard is not None:
                 refusal = self.guard(request.identity, request.shape, self.state.names[row])
@@ -310,37 +296,22 @@ class PlacementEngine:
                     refusals.append(Verdict(self.state.names[row], GUARD_NAME, refusal))
                     continue
             best.append(row)
-        for row, value in taken:  # the keys may be the class's own
-            key[row] = value
         return best
 
-    def _ranked(self, view: ClassView, row: int) -> Ranked:
-        state, question = self.state, view.question
-        after = after_on_row(state, question.shape, row)
-        terms, total = [], 0.0
-        for score, weight, part in zip(view.scores, view.weights, view.parts, strict=True):
-            value = float(score.value(state, question, after))
-            terms.append((score.name, weight, value))
-            total += part * value
-        if view.wishes:
-            terms.append(("vm-wish", view.wish_weight, float(wish_score().value(state, question, after)[0])))
-            total = float(view.total_with_wish(state, after)[0])
-        return Ranked(state.names[row], total, tuple(terms))
-
-    def _examples(self, view: ClassView, verdict: np.ndarray, counts: list[int]) -> tuple[Verdict, ...]:
+    def _examples(self, view: ClassView, verdict: Codes, counts: list[int]) -> tuple[Verdict, ...]:
         """One host per filter that refused (of the two strictest filters where the VM fits elsewhere): the first in
         tie-breaker order, so that no order of events shows in it."""
-        codes = [code for code in range(1, GUARD) if counts[code]]
-        if counts[0] and len(codes) > 2:
-            codes = sorted(sorted(codes, key=lambda code: -counts[code])[:2])
+        codes = [code for code in CODES.values() if counts[code]]
+        if counts[FITS] and len(codes) > 2:
+            codes = sorted(sorted(codes, key=lambda code: -counts[code])[:2], reverse=True)
         order = self.state.tie_order()
-        found = verdict[order].tobytes()  # one byte per host: bytes.find is the fastest search there is here
+        found = verdict.take(order).tobytes()  # one byte per host: bytes.find is the fastest search there is here
         return tuple([self._verdict(view, int(order[found.index(code)]), code) for code in codes])
 
     def _verdict(self, view: ClassView, row: int, code: int) -> Verdict:
-        if not code:
+        if code == FITS:
             return Verdict(self.state.names[row], "", "fits")
-        rule = FILTERS[code - 1]
+        rule = FILTERS[len(FILTERS) - code]
         return Verdict(self.state.names[row], rule.name, rule.says(self.state, view.question, row))
 
     def _choose_cells(self, shape: Shape, row: int) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ Owns wording only; every number in it comes from the engine's arrays.
 
 from __future__ import annotations
 
-from lq_operator.core.placement.types import Change, Ranked, Verdict
+from lq_operator.core.placement.types import Change, Verdict
 
 MAX_SENTENCE = 1024
 """Longest sentence in characters: what a condition message may hold with room to spare (Kubernetes allows 32768)."""
@@ -22,16 +22,14 @@ def template_of(terms: tuple[tuple[str, int], ...]) -> str:
 
 
 def say_placed(
-    template: str,
-    best: tuple[Ranked, ...],
+    best: list[str],
     feasible: int,
     total: int,
     rejected: tuple[tuple[str, int], ...],
     examples: tuple[Verdict, ...],
 ) -> str:
-    """Sentence for a VM that fits: where, why there, what came next, what was refused."""
-    ranked = [template % (host, score, *[value for _, _, value in terms]) for host, score, terms in best]
-    text = f"best of {feasible} fitting hosts, {total} in all: {', then '.join(ranked)}"
+    """Sentence for a VM that fits: where and why there, what came next (words by `template_of`), what was refused."""
+    text = f"best of {feasible} fitting hosts, {total} in all: {', then '.join(best)}"
     if rejected:
         text += f"; refused: {say_rejected(rejected, examples)}"
     return bounded(text)

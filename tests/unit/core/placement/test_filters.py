@@ -20,6 +20,7 @@ from lq_operator.core.placement import (
     classes,
     engine,
     filters,
+    parts,
 )
 from lq_operator.core.placement.filters import FILTERS, Depends
 from lq_operator.core.placement.selectors import Taint, match_labels
@@ -114,6 +115,6 @@ def test_leaving_a_filter_out_is_noticed(left_out: str, monkeypatch: pytest.Monk
         filters.Filter(r.name, r.depends, (lambda _q: False) if r.name == left_out else r.applies, r.fails, r.says)
         for r in FILTERS
     )
-    for module in (filters, classes, engine):
+    for module in (filters, classes, engine, parts):
         monkeypatch.setattr(module, "FILTERS", blind)
     assert engine_says(world)["h0"] == ""
