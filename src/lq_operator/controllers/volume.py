@@ -238,7 +238,7 @@ class VolumeController:
         if FINALIZER not in volume.metadata.finalizers:
             return None
         user = self._user(volume)
-        if user is not None:
+        if user is not None and not _of_former(volume, user):
             message = f"in use by VirtualMachine {user.metadata.name}: delete that, or take the disk out of it"
             await self._write(volume, Progress.STALLED, "InUse", message, self._kept(volume))
             return Requeue.after(60.0)
@@ -321,3 +321,12 @@ class VolumeController:
             await report_status(self.resources, volume, full, MANAGER)
         except (NotFound, Conflict):
             return
+
+
+def _of_former(volume: Volume, user: VirtualMachine) -> bool:
+    """Made for an earlier VM of this name, while the new one is on no host: it waits for the file to go, not the other
+    way round. One that is on a host may have been bound to a guest that still writes to it."""
+    owners = [owner for owner in volume.metadata.owner_references if owner.kind == "VirtualMachine"]
+    placement = placement_of(user)
+    placed = placement is not None and placement.phase in (Phase.COMMITTED, Phase.MOVING)
+    return bool(owners) and all(owner.uid != user.metadata.uid for owner in owners) and not placed
