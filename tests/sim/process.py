@@ -47,6 +47,8 @@ class ProcessClock:
 
     async def sleep(self, seconds: float) -> None:
         await self._clock.sleep(seconds)
+        if self._tracer.dead:
+            raise asyncio.CancelledError
         await self._tracer.stand_still()
 
 

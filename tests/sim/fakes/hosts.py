@@ -30,7 +30,7 @@ from lq_operator.core.model import (
     VolumePlan,
     VolumeSeen,
 )
-from lq_operator.core.result import OutcomeUnknown, Transient
+from lq_operator.core.result import OutcomeUnknown, Transient, WorldError
 from lq_operator.ports import Clock
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Datacenter:
     shared: dict[str, dict[str, File]] = field(default_factory=dict)
     on_start: Callable[[Started], None] = lambda started: None
     fleets: list[FakeFleet] = field(default_factory=list)
-    _stuck: dict[str, list[Callable[[], object]]] = field(default_factory=dict)
+    _stuck: dict[str, list[Callable[[], None]]] = field(default_factory=dict)
     _stopping: set[tuple[str, str]] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -106,10 +106,7 @@ class Datacenter:
         """Wire in, thawed, or booted. What had been stuck in a frozen machine is carried out first."""
         self.lines[name] = Line.UP
         for act in self._stuck.pop(name, []):
-            try:
-                act()
-            except Exception:
-                continue
+            act()
         for fleet in self.fleets:
             fleet.reachable(name)
 
@@ -143,9 +140,25 @@ class Datacenter:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def stick(self, name: str, act: Callable[[], object]) -> None:
-        """A call that a frozen machine has in its socket."""
-        self._stuck.setdefault(name, []).append(act)
+    def stick(self, name: str, act: Callable[[], T]) -> list[Callable[[], T]]:
+        """A call that a frozen machine has in its socket. What is returned gets the answer, as a call, at thaw()."""
+        answer: list[Callable[[], T]] = []
+
+        def carry_out() -> None:
+            try:
+                value = act()
+            except WorldError as problem:
+                error = problem
+
+                def fail() -> T:
+                    raise error
+
+                answer.append(fail)
+            else:
+                answer.append(lambda: value)
+
+        self._stuck.setdefault(name, []).append(carry_out)
+        return answer
 
     def asked_to_stop(self, name: str, domain: str) -> None:
         """The guest heard it; whether it obeys is the machine's setting."""
@@ -227,6 +240,9 @@ class FakeFleet:
 
     def reachable(self, machine: str) -> None:
         """It answers again."""
+        for host in list(self._hosts.values()):
+            if host.machine.name == machine:
+                host.poke()
         for node, name in list(self._machines.items()):
             if name == machine and node not in self._hosts:
                 self._connect(node)
@@ -280,8 +296,9 @@ class FakeHost:
         self._node = node
         self.machine = machine
         self.boot = machine.boot
-        self._dead = asyncio.Event()
+        self._dead = False
         self._why = ""
+        self.news = asyncio.Event()
 
     @property
     def node(self) -> NodeName:
@@ -293,12 +310,17 @@ class FakeHost:
 
     @property
     def alive(self) -> bool:
-        return not self._dead.is_set()
+        return not self._dead
 
     def die(self, why: str) -> None:
         """The connection is over for ever."""
-        self._why = why
-        self._dead.set()
+        self._why, self._dead = why, True
+        self.poke()
+
+    def poke(self) -> None:
+        """Whoever waits for an answer looks again."""
+        self.news.set()
+        self.news = asyncio.Event()
 
     async def _read(self, verb: str, about: str, act: Callable[[], T]) -> T:
         return await self._call(verb, about, False, act)
@@ -309,18 +331,20 @@ class FakeHost:
     async def _call(self, verb: str, about: str, write: bool, act: Callable[[], T]) -> T:
         async def arrive() -> T:
             await asyncio.sleep(0)  # others get their turn, as they do while a real call is on the wire
-            if not self.alive:
-                raise Transient(f"{self._node}: {verb} {about}: {self._why}")
             datacenter, name = self._fleet.datacenter, self.machine.name
-            line = datacenter.lines[name]
-            if line is Line.UP and self.boot == self.machine.boot:
-                return act()
-            if line is Line.FROZEN and write:
-                datacenter.stick(name, act)
-            await self._dead.wait()
-            if write:
-                raise OutcomeUnknown(f"{self._node}: {verb} {about}: {self._why}")
-            raise Transient(f"{self._node}: {verb} {about}: {self._why}")
+            waited, answer = False, None
+            while self.alive:
+                line = datacenter.lines[name]
+                if answer is not None and answer:
+                    return answer[0]()
+                if line is Line.UP and self.boot == self.machine.boot and answer is None:
+                    return act()
+                if line is Line.FROZEN and write and answer is None:
+                    answer = datacenter.stick(name, act)
+                waited = True
+                await self.news.wait()
+            lost = OutcomeUnknown if write and waited else Transient
+            raise lost(f"{self._node}: {verb} {about}: {self._why}")
 
         return await self._fleet.tracer.run("host", verb, f"{self._node} {about}".strip(), write, arrive)
 
