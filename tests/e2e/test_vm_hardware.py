@@ -5,6 +5,8 @@ from __future__ import annotations
 from lxml import etree
 from tests.e2e.datacenter import Datacenter, vm_manifest
 
+WHERE = "for device in /sys/class/net/eth0 /sys/block/vd*; do readlink -f $device/device; done"
+
 
 def _devices(definition: etree._Element) -> dict[str, str]:
     """What the guest can see: alias or MAC -> kind and PCI address."""
@@ -31,7 +33,7 @@ def test_devices_and_data_are_the_same_on_another_host(dc: Datacenter) -> None:
     assert hardware["machine"] == before.find("os/type").get("machine")
     assert {slot["device"] for slot in hardware["slots"]} >= {"disk/root", "disk/data", "nic/eth0"}
     assert dc.guest("abi", "cat /disk/boots").strip() == "1"
-    seen = dc.guest("abi", "ls -l /sys/class/net/eth0/device /sys/block/vd*/device")
+    seen = dc.guest("abi", WHERE)
     dc.guest("abi", "echo mine > /disk/mine; sync")
     dc.patch("HypervisorNode", first, {"spec": {"unschedulable": True}})
     try:
@@ -48,7 +50,7 @@ def test_devices_and_data_are_the_same_on_another_host(dc: Datacenter) -> None:
         assert dc.vm("abi")["status"]["hardware"] == hardware
         assert dc.guest("abi", "cat /disk/mine").strip() == "mine"
         assert int(dc.guest("abi", "cat /disk/boots")) > 1
-        assert dc.guest("abi", "ls -l /sys/class/net/eth0/device /sys/block/vd*/device") == seen
+        assert dc.guest("abi", WHERE) == seen
     finally:
         dc.patch("HypervisorNode", first, {"spec": {"unschedulable": False}})
     dc.delete("VirtualMachine", "abi")

@@ -115,7 +115,8 @@ class VmController:
 
     def _hold_s(self, vm: VirtualMachine, decision: Decision, memory: VmMemory) -> float:
         """Seconds to hold back a first status that would only say "on the way": a quick start is then one write."""
-        if decision.standing is not Standing.WORKING or vm.status.conditions or decision.give_up or vm.deleting:
+        told = vm.status.condition("Ready") is not None  # the scheduler's own condition may be there already
+        if decision.standing is not Standing.WORKING or told or decision.give_up or vm.deleting:
             return 0.0
         now_s = self.observer.clock.mono_s()
         if memory.first_seen_s is None:
