@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from lxml import etree
 from tests.e2e.datacenter import NAMESPACE, Datacenter, Object, condition, diskless, lq, power, reason
 from tests.e2e.witness import Start, Witness, epoch_key, own_datacenter, processes_on, starts_of, watched
 
@@ -119,6 +120,18 @@ def others_work(dc: Datacenter, silent: str, vm: str, extra: str) -> None:
     dc.wait_gone("VirtualMachine", extra)
 
 
+def start_by_hand_is_refused(host: LabHost, domain: str) -> None:
+    """By its gate, also for somebody who puts the seed back that the start elsewhere has removed."""
+    assert domain in host.virsh("list", "--all", "--name").split()
+    seed = etree.fromstring(host.virsh("dumpxml", domain).encode()).find("devices/disk[@device='cdrom']/source")
+    assert seed is not None
+    host.exec(["touch", str(seed.get("file"))], check=True)
+    tried = host.exec(["virsh", "-c", "qemu:///system", "start", domain])
+    host.exec(["rm", str(seed.get("file"))], check=True)
+    assert tried.returncode != 0
+    assert "gate" in tried.stderr
+
+
 @pytest.mark.parametrize("fault", ["frozen", "partitioned"])
 def test_silent_host_keeps_its_guests_and_stops_nobody_else(dc: Datacenter, fault: str) -> None:
     lost = dc.host_of("v0")
@@ -184,13 +197,12 @@ def test_host_without_power_is_replaced_only_on_a_right_statement(dc: Datacenter
     # The operator is stopped, so that a person has the time to try what it would remove.
     run = f"{dc.release.name}-run"
     dc.lab.supervisor.stop(run)
-    lost.start()
-    for vm in here:
-        assert dc.domain(vm) in lost.virsh("list", "--all", "--name").split()
-        tried = lost.exec(["virsh", "-c", "qemu:///system", "start", dc.domain(vm)])
-        assert tried.returncode != 0
-        assert "gate" in tried.stderr
-    dc.lab.supervisor.restart(run)
+    try:
+        lost.start()
+        for vm in here:
+            start_by_hand_is_refused(lost, dc.domain(vm))
+    finally:
+        dc.lab.supervisor.restart(run)
     until_all_answer(dc)
     dc.until(lambda: not set(lost.virsh("list", "--all", "--name").split()) & {dc.domain(vm) for vm in here})
     void = dc.wait_for("HostAttestation", "right", lambda o: o["status"].get("void"))

@@ -192,6 +192,8 @@ def build(dc: Datacenter, values: dict[str, object] | None = None) -> None:
     dc.release.install(TTL | (values or {}))
     apply_datacenter(dc)
     dc.lab.kubectl("wait", "--for=condition=Ready", "hypervisornodes", "--all", "--timeout=120s")
+    # Before that a host is given no VM, and the others would get all of them.
+    dc.lab.kubectl("wait", "--for=condition=Member", "hypervisornodes", "--all", "--timeout=120s")
     kinds = "storagepools,virtualnetworks"
     dc.lab.kubectl("wait", "--for=condition=Ready", kinds, "--all", "-A", "--timeout=120s")
 
