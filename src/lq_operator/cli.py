@@ -13,6 +13,7 @@ from lq_operator.core.result import Rejected, WorldError
 
 
 def _parser() -> argparse.ArgumentParser:
+    from lq_operator.cli_tools import commands as tools
     from lq_operator.lab import cli as lab_cli
 
     parser = argparse.ArgumentParser(
@@ -33,6 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     action.add_argument("--write", type=Path, metavar="DIR", help="write them into DIR")
     action.add_argument("--check", type=Path, metavar="DIR", help="fail when DIR differs from the models")
     crds.add_argument("--docs", type=Path, metavar="DIR", help="the reference pages too, in this folder")
+    for add_tool in (tools.add_check, tools.add_simulate, tools.add_why, tools.add_replay):
+        add_tool(commands)
     lab_cli.add_parser(commands)
     return parser
 
@@ -53,6 +56,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from lq_operator.lab import cli as lab_cli
 
         return lab_cli.run(arguments)
+    if hasattr(arguments, "tool"):
+        return int(arguments.tool(arguments))
     if arguments.command == "crds":
         return _crds(arguments)
     return _process(arguments)

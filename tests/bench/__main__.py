@@ -10,6 +10,7 @@ BENCHES = {
     "starts": "tests.bench.operator.starts",
     "isolation": "tests.bench.operator.isolation",
     "footprint": "tests.bench.operator.footprint",
+    "binds": "tests.bench.operator.binds",
     "placement": "tests.bench.placement.run",
 }
 
