@@ -123,11 +123,11 @@ def others_work(dc: Datacenter, silent: str, vm: str, extra: str) -> None:
 def start_by_hand_is_refused(host: LabHost, domain: str) -> None:
     """By its gate, also for somebody who puts the seed back that the start elsewhere has removed."""
     assert domain in host.virsh("list", "--all", "--name").split()
-    seed = etree.fromstring(host.virsh("dumpxml", domain).encode()).find("devices/disk[@device='cdrom']/source")
-    assert seed is not None
-    host.exec(["touch", str(seed.get("file"))], check=True)
+    definition = etree.fromstring(host.virsh("dumpxml", "--inactive", domain).encode())
+    (seed,) = [path for path in definition.xpath("devices/disk/source/@file") if "/seed_" in path]
+    host.exec(["touch", str(seed)], check=True)
     tried = host.exec(["virsh", "-c", "qemu:///system", "start", domain])
-    host.exec(["rm", str(seed.get("file"))], check=True)
+    host.exec(["rm", str(seed)], check=True)
     assert tried.returncode != 0
     assert "gate" in tried.stderr
 

@@ -31,7 +31,8 @@ TTL = {"coordination": {"ttlSeconds": 6}}
 _GUEST = re.compile(r"guest=([^,\s]+)")
 _SEED = re.compile(r"seed_[^/\"_]+_[^/\"_]+_(\d+-\d+)\.")
 _GATE = re.compile(r"/run/lq/(gate-[-a-z0-9]+)")
-_REFUSED = re.compile(r"qemu-system-[^:]+:.*(fw_cfg|gate-).*", re.IGNORECASE)
+_REFUSED = "shutting down, reason=failed"
+"""libvirt's word for a start that ended before its guest ran: by libvirt itself, or by a QEMU that found no gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One start that a host's libvirt tried, as its log tells. `refused`: QEMU ended because the gate was missing."""
+    """One start that a host's libvirt tried, as its log tells. `refused`: it failed before a guest ran."""
 
     host: str
     domain: str
@@ -89,7 +90,7 @@ def starts_of(lab: Lab, domain: str) -> list[Start]:
                     part.partition("+")[0],
                     epoch.group(1) if epoch else "",
                     gate.group(1) if gate else "",
-                    bool(_REFUSED.search(part)),
+                    _REFUSED in part,
                 )
             )
     return sorted(found, key=lambda start: start.at)
