@@ -146,8 +146,7 @@ Try next:
     def _guests_answer(self) -> bool:
         states = [item.get("status", {}) for item in self._objects("virtualmachines")]
         return len(states) == len(VMS) and all(
-            s.get("addresses") and s.get("guest", {}).get("hostname")
-            for s in states
+            s.get("addresses") and s.get("guest", {}).get("hostname") for s in states
         )
 
     def _until(self, what: str, done: Callable[[], bool]) -> None:

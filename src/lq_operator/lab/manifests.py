@@ -51,9 +51,7 @@ def cluster(lab: Lab) -> Manifest:
 def credentials(lab: Lab, operator_namespace: str) -> Manifest:
     """The Secret with which the operator speaks TLS to the hosts."""
     files = {"ca.crt": "cacert.pem", "tls.crt": "clientcert.pem", "tls.key": "clientkey.pem"}
-    data = {
-        key: base64.b64encode((Path(lab.client_pki) / file).read_bytes()).decode() for key, file in files.items()
-    }
+    data = {key: base64.b64encode((Path(lab.client_pki) / file).read_bytes()).decode() for key, file in files.items()}
     metadata = {"name": "lab-hosts", "namespace": operator_namespace}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
 
@@ -99,19 +97,23 @@ def vm_class(name: str, cpu: int, memory: str) -> Manifest:
     return _object("VirtualMachineClass", name, {"cpu": cpu, "memory": memory})
 
 
-def vm(name: str, namespace: str = "default", *, pool: str = "shared", spec: Mapping[str, Any] | None = None) -> Manifest:
+def vm(
+    name: str, namespace: str = "default", *, pool: str = "shared", spec: Mapping[str, Any] | None = None
+) -> Manifest:
     """A VM from the guest image with a claimed address; `spec` is merged over it."""
     base: dict[str, Any] = {
         "className": "small",
         "disks": [
             {
                 "name": "root",
-                "template": {"size": "1Gi", "poolRef": pool, "source": {"imageRef": {"name": "guest", "namespace": "default"}}},
+                "template": {
+                    "size": "1Gi",
+                    "poolRef": pool,
+                    "source": {"imageRef": {"name": "guest", "namespace": "default"}},
+                },
             }
         ],
-        "interfaces": [
-            {"name": "eth0", "networkRef": {"name": "nat", "namespace": "default"}, "addressing": "Claim"}
-        ],
+        "interfaces": [{"name": "eth0", "networkRef": {"name": "nat", "namespace": "default"}, "addressing": "Claim"}],
         "cloudInit": {"userData": "#cloud-config\n"},
         "shutdown": {"gracePeriodSeconds": 30},
     }
