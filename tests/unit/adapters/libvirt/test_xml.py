@@ -217,6 +217,13 @@ def test_an_image_without_a_gate_cannot_be_started_under_one() -> None:
         with_gate(domain_xml(_changed(gate_path="")), PLAN)
 
 
+def test_suspend_image_gets_the_seed_of_the_new_start() -> None:
+    old, new = _changed(seed_path="/state/seed_old.iso"), _changed(seed_path="/state/seed_new.iso")
+    changed = with_gate(domain_xml(old), new)
+    assert "seed_old" not in changed
+    assert changed.count('file="/state/seed_new.iso"') == 1
+
+
 # ---------------------------------------------------------------- what hosts send
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from lxml import etree
 
 from lq_operator.adapters.libvirt.xml.build import Element, dump, node, parse, path, text
-from lq_operator.adapters.libvirt.xml.devices import add_devices
+from lq_operator.adapters.libvirt.xml.devices import SEED_TARGET, add_devices
 from lq_operator.core.model import DomainPlan
 from lq_operator.core.result import Rejected
 
@@ -52,9 +52,9 @@ def domain_xml(plan: DomainPlan) -> str:
 
 
 def with_gate(document: str, plan: DomainPlan) -> str:
-    """The XML of a suspend image with gate and metadata of `plan` in place of those it was saved with.
+    """The XML of a suspend image with gate, metadata and seed of `plan` in place of those it was saved with.
 
-    Everything else stays: libvirt refuses a restore that changes the guest's ABI, also one that would add the
+    The seed of the suspended run is gone by now; source files are no part of the guest's ABI. Everything else stays: libvirt refuses a restore that changes the guest's ABI, also one that would add the
     <sysinfo> element (code 67), so an image without a gate cannot get one: Rejected.
     """
     root = parse(document, "suspend image")
@@ -63,6 +63,9 @@ def with_gate(document: str, plan: DomainPlan) -> str:
         raise Rejected("the suspend image was saved without a gate and cannot be started under one: discard it")
     if entry is not None:
         entry.set("file", path(plan.gate_path, "gate_path"))
+    seed = root.find(f"devices/disk/target[@dev='{SEED_TARGET}']/../source")
+    if seed is not None and plan.seed_path:
+        seed.set("file", path(plan.seed_path, "seed_path"))
     metadata = root.find("metadata")
     if metadata is None:
         metadata = node(root, "metadata")
