@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lq_operator.api.node import HypervisorNode
 from lq_operator.api.vm import SchedulingStatus, VirtualMachine
-from lq_operator.controllers.runtime.placements import epoch_of, scheduled_operations
+from lq_operator.controllers.runtime.placements import scheduled_operations
 from lq_operator.controllers.runtime.tenure import Tenure
 from lq_operator.convert.power import should_run
 from lq_operator.core.failover.facts import Actor, Role, Tombstone
@@ -32,7 +32,9 @@ class Binder:
     tenure: Tenure
     clock: Clock
 
-    def assigned(self, vm: VirtualMachine, placement: Placement, host: str) -> Placement | Refusal:
+    def assigned(
+        self, vm: VirtualMachine, placement: Placement, host: str, tombstones: tuple[Tombstone, ...]
+    ) -> Placement | Refusal:
         """The placement that puts it there, or what the protocol has against it."""
         node = self.store.get(HypervisorNode, None, host)
         uuid = node.status.host_uuid if node is not None else ""
@@ -47,7 +49,7 @@ class Binder:
                 wanted=should_run(vm),
                 fits=bool(uuid),
                 unknown_to=() if member is not None and member.status == "True" else (NodeName("some member"),),
-                tombstones=self._tombstones(vm),
+                tombstones=tombstones,
             ),
         )
         assert answer is not None
@@ -61,15 +63,6 @@ class Binder:
     @property
     def _actor(self) -> Actor:
         return Actor(Role.SCHEDULER, self.tenure.term)
-
-    def _tombstones(self, vm: VirtualMachine) -> tuple[Tombstone, ...]:
-        key = (vm.metadata.namespace, vm.metadata.name)
-        return tuple(
-            Tombstone(NodeName(node.metadata.name), t.namespace, t.name, t.uid, epoch_of(t.epoch))
-            for node in self.store.list(HypervisorNode)
-            for t in node.status.tombstones
-            if t.kind == "VirtualMachine" and (t.namespace, t.name) == key
-        )
 
     async def write(
         self,

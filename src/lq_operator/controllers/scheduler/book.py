@@ -18,12 +18,13 @@ from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmclass import VirtualMachineClass
 from lq_operator.api.volume import Volume
-from lq_operator.controllers.runtime.placements import placement_of
+from lq_operator.controllers.runtime.placements import epoch_of, placement_of
 from lq_operator.controllers.runtime.refs import Namespaces, Refs, disk_volumes
 from lq_operator.controllers.scheduler.fleet import Fleet
 from lq_operator.convert.placement import host_facts, network_reach, pool_reach, shape_of
+from lq_operator.core.failover.facts import Tombstone
 from lq_operator.core.lifecycle.world import Lack
-from lq_operator.core.model import Placement
+from lq_operator.core.model import NodeName, Placement
 from lq_operator.core.placement import PoolReach, Shape, VmKey
 from lq_operator.ports import Store
 
@@ -91,6 +92,10 @@ class Book:
     _shapes: dict[tuple[str, Shape], Shape] = field(default_factory=dict)
     _pools: dict[str, dict[str, PoolReach]] = field(default_factory=dict)  # node -> pool -> reach
     _networks: dict[str, frozenset[str]] = field(default_factory=dict)  # node -> networks
+    tombstones: dict[tuple[str, str], dict[str, tuple[Tombstone, ...]]] = field(
+        default_factory=dict
+    )  # VM -> node -> ...
+    _buried: dict[str, tuple[Tombstone, ...]] = field(default_factory=dict)  # node -> tombstones of VMs
     _node_cluster: dict[str, str] = field(default_factory=dict)
     _vm_cluster: dict[VmKey, str] = field(default_factory=dict)
 
@@ -119,7 +124,10 @@ class Book:
             stale = set(self._seen_nodes.objects)
         for name in sorted(stale & self._seen_nodes.objects.keys()):
             self._tell_node(self._seen_nodes.objects[name])
+        for _, node in nodes:
+            self._bury(node.metadata.name, tombstones_of(node))
         for name in nodes_gone:
+            self._bury(name, ())
             fleet = self.fleets.get(self._node_cluster.pop(name, ""))
             if fleet is not None:
                 fleet.remove_host(name)
@@ -139,6 +147,21 @@ class Book:
             stale |= {n for n in reach.keys() | self._networks.keys() if reach.get(n) != self._networks.get(n)}
             self._networks = reach
         return stale
+
+    def _bury(self, node: str, now: tuple[Tombstone, ...]) -> None:
+        """Index a node's tombstones by VM: every bind asks, and there are many nodes."""
+        before = self._buried.get(node, ())
+        if before == now:
+            return
+        for stone in before:
+            nodes = self.tombstones.get((stone.namespace, stone.name), {})
+            nodes.pop(node, None)
+            if not nodes:
+                self.tombstones.pop((stone.namespace, stone.name), None)
+        self._buried[node] = now
+        for key in {(stone.namespace, stone.name) for stone in now}:
+            mine = tuple(stone for stone in now if (stone.namespace, stone.name) == key)
+            self.tombstones.setdefault(key, {})[node] = mine
 
     def _tell_cluster(self, cluster: HypervisorCluster) -> bool:
         """True when its engine is new: it must be told of every VM."""
@@ -289,6 +312,15 @@ def resolve(store: Store, refs: Refs, vm: VirtualMachine) -> tuple[str, Shape] |
             return None
         pools[disk] = pool.metadata.name
     return cluster.metadata.name, shape_of(vm, size, volumes, pools)
+
+
+def tombstones_of(node: HypervisorNode) -> tuple[Tombstone, ...]:
+    """Of VMs that were deleted while this node was away."""
+    return tuple(
+        Tombstone(NodeName(node.metadata.name), t.namespace, t.name, t.uid, epoch_of(t.epoch))
+        for t in node.status.tombstones
+        if t.kind == "VirtualMachine"
+    )
 
 
 def _changes_shape(before: VirtualMachine, after: VirtualMachine) -> bool:

@@ -22,6 +22,7 @@ from lq_operator.controllers.scheduler.book import Book, Known
 from lq_operator.controllers.scheduler.fleet import Fleet, Mark
 from lq_operator.convert.placement import MAX_VERDICTS, scheduling_status
 from lq_operator.convert.power import should_run
+from lq_operator.core.failover.facts import Tombstone
 from lq_operator.core.failover.guards import Refusal
 from lq_operator.core.model import Phase, Placement
 from lq_operator.core.placement import Decision, PlacementRequest, Reservation, Shape, Verdict
@@ -226,7 +227,7 @@ class Scheduler:
             if verdict is not None:
                 objection = "NoHostFits", f"{host} {verdict.sentence}"
                 continue
-            new = self._binder.assigned(known.vm, placement, host)
+            new = self._binder.assigned(known.vm, placement, host, self._tombstones(known))
             if isinstance(new, Refusal):
                 fleet.release(known.key)
                 objection = new.reason.value, new.sentence
@@ -238,6 +239,9 @@ class Scheduler:
             scheduling = scheduling_status(decision, self._verdicts(fleet, request, decision))
             return self._assign(fleet, known, placement, new, request, scheduling)
         return self._say(known, placement, *objection)
+
+    def _tombstones(self, known: Known) -> tuple[Tombstone, ...]:
+        return tuple(stone for stones in self.book.tombstones.get(known.key, {}).values() for stone in stones)
 
     def _verdicts(self, fleet: Fleet, request: PlacementRequest, decision: Decision) -> list[Verdict]:
         """At most 32 hosts: the best three, one example per reason, then by name; of a placed VM in a large cluster
