@@ -144,6 +144,12 @@ async def _ensure_claim(
         try:
             children.claims[interface.name] = await resources.create(_claim(vm, identity, interface, network, address))
         except Conflict:
+            # The watch may not have shown our own yet (a lost answer, a predecessor that has just died).
+            name = claim_name(network.metadata.name, address)
+            there = await resources.get(AddressClaim, network.metadata.namespace, name)
+            if there is not None and _is_mine(there, vm, interface.name, interface.address):
+                children.claims[interface.name] = there
+                return
             if interface.address:
                 children.lacks.append(
                     Lack(
