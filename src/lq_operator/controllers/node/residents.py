@@ -83,6 +83,8 @@ class Housekeeper:
             return
         vm = self.store.get(VirtualMachine, identity.namespace, identity.name)
         if vm is None:
+            if await self._left_long_ago(entry, domain, identity):
+                return
             found.orphans.append(
                 OrphanDomain(
                     namespace=identity.namespace,
@@ -110,6 +112,15 @@ class Housekeeper:
             await self._split_brain(entry, domain, identity, placement_of(fresh), found)
         else:
             await self._remove(entry, identity, domain.epoch)
+
+    async def _left_long_ago(self, entry: OwnedHost, domain: DomainSeen, identity: Identity) -> bool:
+        """A shut-off definition that a departure note speaks of is no orphan: an owner past its lease wrote it again."""
+        noted = max(self.book.departures(identity), default=None)
+        if domain.state.runs or domain.epoch is None or noted is None or noted < domain.epoch:
+            return False
+        if await self.resources.get(VirtualMachine, identity.namespace, identity.name) is None:
+            await self._remove(entry, identity, domain.epoch)
+        return True
 
     async def _remove(self, entry: OwnedHost, identity: Identity, epoch: Epoch) -> None:
         log.info("removing a stale definition", node=entry.node, vm=identity.key, epoch=str(epoch))
