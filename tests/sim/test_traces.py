@@ -6,6 +6,8 @@ The judge of the world raises as soon as anything runs twice, below a released e
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.sim.process import Operator
 from tests.sim.scenarios import start_all
@@ -273,4 +275,33 @@ async def test_8_a_deposed_owner_renews_before_its_first_write() -> None:
     await world.until(world.running, "bound")
     await world.run(PATIENCE_S)
     assert world.runs_on() == home
+    await world.close()
+
+
+async def test_the_gate_refuses_a_start_that_comes_after_the_vm_went_elsewhere() -> None:
+    world = SimWorld()
+    world.found(2)
+    plain = {"cloudInit": None, "interfaces": None}  # a seed that its successor has removed would refuse it, too
+    late, _ = start_all(world)
+    await world.until(lambda: world.hosts_ready(2), "hosts ready")
+    world.vm(**plain)
+    await pause_before(world, late, "define", "lq_web_vm")
+    home = world.placement()["node"]
+    await world.run(20)
+    world.operator()
+    cordon(world, home)
+    world.vm(**plain, powerState="Stopped")
+    await world.until(world.stopped, "stopped by the successor")
+    world.vm(**plain, powerState="Running")
+    await world.until(world.running, "runs elsewhere")
+    elsewhere, calls = world.runs_on(), len(late.tracer.calls)
+    assert elsewhere != [home]
+    assert late.lease is not None
+    # Its own clock stood still with it (the machine it runs on was suspended): the lease looks good to it.
+    late.lease.grant = replace(late.lease.grant, expires_mono_s=world.clock.mono_s() + 1000)
+    await late.late_deeds()
+    assert "start" in [c.verb for c in late.tracer.calls[calls - 1 :]]
+    await world.run(PATIENCE_S)
+    assert (world.runs_on(), world.running()) == (elsewhere, True)
+    await world.until(lambda: len(world.leftovers()["domains"]) == 1, "the late definition is removed")
     await world.close()

@@ -282,8 +282,8 @@ class FakeFleet:
             self._emit(DomainEvent(node, "", "closed", why))
 
     def _emit(self, event: DomainEvent) -> None:
-        if self.tracer.dead:
-            return
+        if self.tracer.dead or self.tracer.paused:
+            return  # a process that is stopped hears nothing
         for callback in self._callbacks:
             callback(event)
 
