@@ -13,6 +13,8 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +26,8 @@ from lq_operator.core.placement.state import IntArray, Occupant
 from lq_operator.core.placement.types import HOSTNAME_KEY, Shape, VmKey
 
 VCPU, MEMORY = 0, 1
+ROW_BITS = 24
+ROW = (1 << ROW_BITS) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +45,20 @@ class FailureVerdict:
     sentence: str
 
 
-@dataclass(slots=True)
-class Refugee:
+class Refugee(NamedTuple):
     """A VM to be restarted. needs: amounts per resource with the vCPUs of a shared VM; rows: hosts it may use."""
 
+    size: tuple[int, int]  # (-memory, -vCPUs): the largest comes first
     identity: VmKey
     shape: Shape
     needs: tuple[int, ...]
     rows: frozenset[int] | None  # None = every live host outside the failed set
 
 
-def _by_memory(refugee: Refugee) -> tuple[int, int, VmKey]:
-    return (-refugee.shape.memory_mib, -refugee.shape.vcpus, refugee.identity)
+Known = tuple[tuple[int, int], tuple[int, ...], frozenset[int] | None]
+"""Size, needs and rows: the same for all VMs of a class."""
+
+_by_memory = itemgetter(0, 1)  # size, identity
 
 
 def _by_cpu(refugee: Refugee) -> tuple[int, int, VmKey]:
@@ -83,10 +89,10 @@ class Admission:
         self.max_nodes = max_nodes
         self._snapshot_at = -1
         self._free: list[list[int]] = []
-        self._sorted: list[tuple[int, int]] = []
+        self._sorted: list[int] = []  # free memory and row of each host that takes VMs, see `_ranked`
         self._resources: dict[tuple[str, str], int] = {}
         self._restricted: dict[tuple[str, Shape], frozenset[int] | None] = {}
-        self._classes: dict[tuple[str, Shape], tuple[tuple[int, ...], frozenset[int] | None]] = {}
+        self._classes: dict[tuple[str, Shape], Known] = {}
 
     # ------------------------------------------------------------ questions
 
@@ -115,7 +121,7 @@ class Admission:
         refugees = self._refugees(names)
         if host in names:
             if self.protects(identity, shape):
-                refugees.append(Refugee(identity, shape, needs, self._rows_for(identity, shape)))
+                refugees.append(self._refugee(identity, shape))
             return self._judge(names, refugees)
         taken = self._taken(needs, shape, row)
         return self._judge(names, refugees, (row, taken))
@@ -157,7 +163,7 @@ class Admission:
         self._classes.clear()
         columns = [state.free_mvcpus, state.free_memory, *(state.amount(*key) for key in self._resources)]
         self._free = np.array([column[: state.n] for column in columns]).T.tolist()
-        self._sorted = sorted((self._free[row][MEMORY], row) for row in self._live())
+        self._sorted = sorted([_ranked(self._free[row][MEMORY], row) for row in self._live()])
 
     def _need_resources(self, shape: Shape) -> None:
         wanted = [("devices", name) for name in shape.devices]
@@ -193,21 +199,31 @@ class Admission:
         )
 
     def _refugees(self, failed: tuple[str, ...]) -> list[Refugee]:
-        found = []
+        while True:
+            kinds = len(self._resources)
+            found = self._found_on(failed)
+            if len(self._resources) == kinds:  # else earlier needs lack a resource that a later VM brought in
+                return found
+
+    def _found_on(self, failed: tuple[str, ...]) -> list[Refugee]:
+        classes, found = self._classes, []
         for name in failed:
             for identity, occupant in self.state.occupants.get(name, {}).items():
                 shape = occupant.shape
                 if self.protects(identity, shape):
-                    if shape.devices or shape.hugepage_kib:
-                        self._need_resources(shape)
-                    found.append((identity, shape))
-        return [Refugee(identity, shape, *self._known_about(identity, shape)) for identity, shape in found]
+                    size, needs, rows = classes.get((identity[0], shape)) or self._known_about(identity, shape)
+                    found.append(Refugee(size, identity, shape, needs, rows))
+        return found
 
-    def _known_about(self, identity: VmKey, shape: Shape) -> tuple[tuple[int, ...], frozenset[int] | None]:
-        key = (identity.namespace, shape)
-        known = self._classes.get(key)
-        if known is None:
-            known = self._classes[key] = (self._needs(shape), self._rows_for(identity, shape))
+    def _refugee(self, identity: VmKey, shape: Shape) -> Refugee:
+        size, needs, rows = self._known_about(identity, shape)
+        return Refugee(size, identity, shape, needs, rows)
+
+    def _known_about(self, identity: VmKey, shape: Shape) -> Known:
+        if shape.devices or shape.hugepage_kib:
+            self._need_resources(shape)
+        size = (-shape.memory_mib, -shape.vcpus)
+        known = self._classes[identity.namespace, shape] = (size, self._needs(shape), self._rows_for(identity, shape))
         return known
 
     def _rows_for(self, identity: VmKey, shape: Shape) -> frozenset[int] | None:
@@ -250,7 +266,7 @@ class Admission:
         """Place in this order; best fit takes the fullest host (by memory) that has room, worst fit the emptiest."""
         rooms = self._sorted.copy()
         for row in down:
-            entry = (self._free[row][MEMORY], row)
+            entry = _ranked(self._free[row][MEMORY], row)
             at = bisect_left(rooms, entry)
             if at < len(rooms) and rooms[at] == entry:  # hosts that take no VMs are not in the list
                 del rooms[at]
@@ -258,28 +274,28 @@ class Admission:
         if more is not None:
             row, amounts = more
             free[row] = [a - b for a, b in zip(_padded(self._free[row], amounts), amounts, strict=True)]
-            rooms = sorted((free[r][MEMORY] if r == row else memory, r) for memory, r in rooms)
+            rooms = sorted([_ranked(free[row][MEMORY], row) if each & ROW == row else each for each in rooms])
         placed: dict[VmKey, int] = {}
+        before, apart = self._free, conflicts.any
         for refugee in sequence:
             needs, rows, dedicated = refugee.needs, refugee.rows, refugee.shape.dedicated_cpus
-            low = bisect_left(rooms, (needs[MEMORY], -1)) if needs[MEMORY] else 0
-            span = range(low, len(rooms)) if best else range(len(rooms) - 1, low - 1, -1)
-            for at in span:
-                row = rooms[at][1]
-                room = free.get(row) or self._free[row]
+            low = bisect_left(rooms, needs[MEMORY] << ROW_BITS) if needs[MEMORY] else 0
+            for at in range(low, len(rooms)) if best else range(len(rooms) - 1, low - 1, -1):
+                row = rooms[at] & ROW
+                room = free.get(row) or before[row]
                 wanted = self._taken(needs, refugee.shape, row) if dedicated else needs
                 if wanted[VCPU] > room[VCPU] or (rows is not None and row not in rows):
                     continue
                 if len(wanted) > 2 and any(a and a > b for a, b in zip(wanted, room, strict=False)):
                     continue
-                if conflicts.any and not conflicts.allow(refugee, row, placed):
+                if apart and not conflicts.allow(refugee, row, placed):
                     continue
                 del rooms[at]
                 if len(wanted) == 2:  # the usual case, worth a third of the time
                     left = free[row] = [room[0] - wanted[0], room[1] - wanted[1]]
                 else:
                     left = free[row] = [a - b for a, b in zip(room, wanted, strict=False)]
-                insort(rooms, (left[MEMORY], row))
+                insort(rooms, left[MEMORY] << ROW_BITS | row)
                 placed[refugee.identity] = row
                 break
             else:
@@ -295,7 +311,7 @@ class Admission:
         more: tuple[int, tuple[int, ...]] | None,
         blocker: Refugee,
     ) -> FailureVerdict:
-        rows = [row for _, row in self._sorted if row not in down]
+        rows = [row for each in self._sorted if (row := each & ROW) not in down]
         rooms = [list(self._free[row]) for row in rows]
         if more is not None and more[0] in rows:
             at = rows.index(more[0])
@@ -426,6 +442,11 @@ def _holds(problem: ExactProblem, places: tuple[int, ...]) -> bool:
         not any(places[one] in hosts and places[other] in hosts for hosts in domains)
         for one, other, domains in problem.apart
     )
+
+
+def _ranked(memory_mib: int, row: int) -> int:
+    """Free memory, then row, in one integer: sorted lists of integers are searched twice as fast as of pairs."""
+    return memory_mib << ROW_BITS | row
 
 
 def _padded(room: list[int], amounts: tuple[int, ...]) -> list[int]:

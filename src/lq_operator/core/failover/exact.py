@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import highspy
 import numpy as np
 
+from lq_operator.core.placement.solver import make_solver
 from lq_operator.core.placement.state import FloatArray, IntArray
 
 
@@ -130,15 +131,7 @@ def _apart_rows(problem: ExactProblem, members: list[list[int]], column: dict[tu
 
 def _run(rows: list[Row], upper: list[float], max_nodes: int) -> tuple[bool, float, FloatArray | None]:
     """(optimal, upper bound on the number placed, values)."""
-    solver = highspy.Highs()
-    for name, value in (
-        ("output_flag", False),
-        ("log_to_console", False),
-        ("threads", 1),
-        ("random_seed", 0),
-        ("mip_max_nodes", max_nodes),
-    ):
-        solver.setOptionValue(name, value)
+    solver = make_solver(mip_max_nodes=max_nodes)
     model = highspy.HighsLp()
     model.num_col_, model.num_row_ = len(upper), len(rows)
     model.sense_ = highspy.ObjSense.kMaximize

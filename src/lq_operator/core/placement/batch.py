@@ -14,7 +14,8 @@ import highspy
 import numpy as np
 
 from lq_operator.core.placement.engine import PlacementEngine
-from lq_operator.core.placement.state import FloatArray, IntArray
+from lq_operator.core.placement.solver import make_solver
+from lq_operator.core.placement.state import BoolArray, FloatArray, IntArray
 from lq_operator.core.placement.types import PlacementRequest, Reservation, VmKey
 
 MAX_ROUNDS = 200
@@ -101,9 +102,7 @@ class _Master:
         self.items, self.demand, self.bins = items, demand, bins
         self.patterns: list[tuple[int, tuple[int, ...]]] = []
         self.values: FloatArray = np.zeros(0)
-        self.solver: Any = highspy.Highs()  # type: ignore[no-untyped-call]
-        for name, value in (("output_flag", False), ("log_to_console", False), ("threads", 1), ("random_seed", 0)):
-            self.solver.setOptionValue(name, value)
+        self.solver: Any = make_solver()
         infinity = highspy.kHighsInf
         for amount in demand:  # sum of pattern counts - leftover >= demand; the leftover column pays a high price
             self.solver.addRow(float(amount), infinity, 0, np.zeros(0, np.int32), np.zeros(0))
@@ -125,8 +124,8 @@ class _Master:
             duals = np.array(solution.row_dual)
             prices, rents = duals[: len(self.demand)], duals[len(self.demand) :]
             better = False
-            for kind, rent in enumerate(rents.tolist()):
-                pattern, worth = _best_pattern(self.items, prices, self.demand, self.bins[kind])
+            patterns = _best_patterns(self.items, prices, self.demand, self.bins)
+            for kind, (rent, (pattern, worth)) in enumerate(zip(rents.tolist(), patterns, strict=True)):
                 if worth + rent > 1 + 1e-7 and (kind, pattern) not in self.patterns:
                     self.add(kind, pattern)
                     better = True
@@ -161,14 +160,20 @@ class _Master:
         return chosen
 
 
-def _best_pattern(items: IntArray, prices: FloatArray, demand: IntArray, room: Bins) -> tuple[tuple[int, ...], float]:
-    """Pricing: the most valuable pattern, a two-dimensional knapsack by dynamic programming on a coarse-free grid.
+def _best_patterns(
+    items: IntArray, prices: FloatArray, demand: IntArray, rooms: Sequence[Bins]
+) -> list[tuple[tuple[int, ...], float]]:
+    """Pricing: the most valuable pattern for each kind of host, a two-dimensional knapsack by dynamic programming.
 
-    Sizes are divided by their greatest common divisors, which keeps the table small for real flavours (1 vCPU, 1 GiB).
+    One table answers for all kinds: it holds the best value for every smaller host too. Sizes are divided by their
+    greatest common divisors, which keeps the table small for real flavours (1 vCPU, 1 GiB) and the answer exact.
     """
     unit = [max(1, int(np.gcd.reduce(items[:, axis]))) for axis in (0, 1)]
-    width, height = room.mvcpus // unit[0], room.memory_mib // unit[1]
+    whole = (demand @ items).tolist()  # no pattern is larger than all VMs together
+    ends = [(min(r.mvcpus, whole[0]) // unit[0], min(r.memory_mib, whole[1]) // unit[1]) for r in rooms]
+    width, height = (max(end[axis] for end in ends) for axis in (0, 1))
     best = np.zeros((width + 1, height + 1))
+    scratch = np.empty_like(best)  # fresh memory for every step would cost as much as the sums
     steps = []
     for at in np.argsort(-prices, kind="stable").tolist():
         if prices[at] <= 1e-12:
@@ -181,33 +186,44 @@ def _best_pattern(items: IntArray, prices: FloatArray, demand: IntArray, room: B
         while most > 0:  # binary splitting of the bounded item
             take = min(count, most)
             if take * vcpus <= width and take * memory <= height:
-                candidate = best[: width + 1 - take * vcpus, : height + 1 - take * memory] + take * prices[at]
-                target = best[take * vcpus :, take * memory :]  # written after `candidate` was computed
-                taken = candidate > target + 1e-12
-                target[taken] = candidate[taken]
-                steps.append((at, take, vcpus, memory, taken))
+                target = best[take * vcpus :, take * memory :]
+                candidate = scratch[: target.shape[0], : target.shape[1]]
+                np.add(best[: target.shape[0], : target.shape[1]], take * prices[at], out=candidate)
+                steps.append((at, take, vcpus, memory, candidate > target))
+                np.maximum(candidate, target, out=target)
             most -= take
             count *= 2
-    pattern, x, y = [0] * len(items), width, height
+    return [(_traced(len(items), steps, end), float(best[end])) for end in ends]
+
+
+def _traced(sizes: int, steps: list[tuple[int, int, int, int, BoolArray]], end: tuple[int, int]) -> tuple[int, ...]:
+    """The pattern behind one entry of the table, from the last step back to the first."""
+    pattern, (x, y) = [0] * sizes, end
     for at, take, vcpus, memory, taken in reversed(steps):
         if x >= take * vcpus and y >= take * memory and taken[x - take * vcpus, y - take * memory]:
             pattern[at] += take
             x, y = x - take * vcpus, y - take * memory
-    return tuple(pattern), float(best[width, height])
+    return tuple(pattern)
 
 
 def _filled_hosts(items: IntArray, demand: IntArray, bins: Sequence[Bins]) -> list[Chosen]:
     """Host by host the fullest that is left to build."""
-    left, used, chosen = demand.copy(), [0] * len(bins), []
+    left, rooms_left = demand.copy(), [room.count for room in bins]
+    chosen: list[Chosen] = []
+    fullest: dict[int, tuple[int, ...]] = {}  # per kind; stays the fullest while its VMs are left
     while left.sum() > 0:
-        options = [(_filled(items, left, room), kind) for kind, room in enumerate(bins) if used[kind] < room.count]
-        options = [(pattern, kind) for pattern, kind in options if sum(pattern)]
+        for kind, room in enumerate(bins):
+            if kind not in fullest or (np.array(fullest[kind]) > left).any():
+                fullest[kind] = _filled(items, left, room)
+        options = [(fullest[kind], kind) for kind, count in enumerate(rooms_left) if count and sum(fullest[kind])]
         if not options:
             break
         pattern, kind = max(options, key=lambda option: (_share(items, option[0], bins[option[1]]), -option[1]))
-        chosen.append((kind, pattern, 1))
-        used[kind] += 1
-        left -= np.array(pattern)
+        took = np.array(pattern)
+        times = min(rooms_left[kind], int((left[took > 0] // took[took > 0]).min()))
+        chosen.append((kind, pattern, times))
+        rooms_left[kind] -= times
+        left -= times * took
     return chosen
 
 
@@ -222,7 +238,7 @@ def _result(sizes: int, demand: Sequence[int], chosen: list[Chosen], lower: int)
 def _filled(items: IntArray, left: IntArray, room: Bins) -> tuple[int, ...]:
     """The fullest host from what is left: the same knapsack, priced by the share of the host that a VM takes."""
     prices = items[:, 0] / max(1, room.mvcpus) + items[:, 1] / max(1, room.memory_mib)
-    return _best_pattern(items, prices, left, room)[0]
+    return _best_patterns(items, prices, left, [room])[0][0]
 
 
 def _share(items: IntArray, pattern: tuple[int, ...], room: Bins) -> float:

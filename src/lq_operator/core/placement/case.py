@@ -14,6 +14,10 @@ Pick = tuple[int, str, int, int, str]
 """One change found: (cost, target, value, row, sentence)."""
 
 
+BITS = {rule.name: 1 << at for at, rule in enumerate(FILTERS)}
+DEAD = 1 << len(FILTERS)
+
+
 @dataclass(slots=True)
 class Case:
     """A VM that fits nowhere, with every filter's answer for every row."""
@@ -21,7 +25,8 @@ class Case:
     state: ClusterState
     question: Question
     fails: dict[str, BoolArray]
-    failing: IntArray  # number of filters that refuse, per row; a dead row has one nobody can cure
+    failing: IntArray  # a bit per filter that refuses, per row (BITS); a dead row has one nobody can cure
+    patterns: frozenset[int]  # the values that occur in `failing`
 
     @property
     def shape(self) -> Shape:
@@ -29,12 +34,17 @@ class Case:
 
     def only(self, *names: str) -> BoolArray:
         """Rows that are refused by these filters alone."""
-        cured = np.zeros(len(self.failing), np.int64)
-        for name in names:
-            if name in self.fails:
-                cured += self.fails[name]
-        rows: BoolArray = (self.failing == cured) & (self.failing > 0)
+        cured = sum(BITS[name] for name in names)
+        found = [pattern for pattern in self.patterns if pattern and not pattern & ~cured]
+        rows: BoolArray = np.zeros(len(self.failing), np.bool_)
+        for pattern in found:
+            rows |= self.failing == pattern
         return rows
+
+    def any_only(self, *names: str) -> bool:
+        """Whether there is such a row."""
+        cured = sum(BITS[name] for name in names)
+        return any(pattern and not pattern & ~cured for pattern in self.patterns)
 
     def first(self, rows: BoolArray) -> int | None:
         """The first of these rows in tie-breaker order."""
@@ -62,14 +72,19 @@ def case_of(state: ClusterState, question: Question) -> Case:
     """Judge every filter by itself (a decision stops at the first that fails)."""
     own = replace(question, eligible=None, eligible_domains={})
     fails = answers(state, own)
-    failing = np.where(state.alive[: state.n], 0, 1000)
-    for mask in fails.values():
-        failing = failing + mask
-    return Case(state, own, fails, failing)
+    failing = _bits_of(state, fails)
+    return Case(state, own, fails, failing, frozenset(failing.tolist()))
+
+
+def _bits_of(state: ClusterState, fails: dict[str, BoolArray]) -> IntArray:
+    failing = np.where(state.alive[: state.n], 0, DEAD)
+    for name, mask in fails.items():
+        failing += mask * BITS[name]
+    return failing
 
 
 def fits_with(case: Case, shape: Shape, **terms: object) -> BoolArray:
     """Rows that fit when the request is changed."""
     changed = replace(case.question, shape=shape, eligible=None, eligible_domains={}, **terms)  # type: ignore[arg-type]
-    rows: BoolArray = case_of(case.state, changed).failing == 0
+    rows: BoolArray = _bits_of(case.state, answers(case.state, changed)) == 0
     return rows

@@ -30,6 +30,8 @@ def _even_with(case: Case, row: int) -> bool:
 
 
 def _repair(case: Case, name: str, cost: int, words: str) -> Iterator[Pick]:
+    if not case.any_only(name):
+        return
     alone = case.only(name)
     for row in case.state.tie_order().tolist():
         if alone[row] and _even_with(case, row):
@@ -46,9 +48,9 @@ def make_ready(case: Case, cost: int, _: int) -> Iterator[Pick]:
 
 
 def more_pool_space(case: Case, cost: int, _: int) -> Iterator[Pick]:
-    alone = case.only("storage-space")
-    if not alone.any():
+    if not case.any_only("storage-space"):
         return
+    alone = case.only("storage-space")
     every = slice(0, case.state.n)
     missing = {p: size - pool_free(case.state, p, every) for p, size in case.shape.pools.items() if size}
     short = np.sum([amount > 0 for amount in missing.values()], axis=0)
@@ -68,23 +70,27 @@ MOVABLE = ("vcpus", "memory", "hugepages", "numa", "devices", "vm-anti-affinity"
 
 def move_vm(case: Case, cost: int, limit: int) -> Iterator[Pick]:
     state, shape = case.state, case.shape
+    if not case.any_only(*MOVABLE):
+        return
     rows = _with_devices(case, np.flatnonzero(case.only(*MOVABLE) & _one_vm_too_many(case)))
     if not len(rows):
         return
     free = state.amount("hugepages", str(shape.hugepage_kib)) if shape.hugepage_kib else state.free_memory
     lacking = np.maximum(shape.memory_mib - free[rows], 1)
     at_least = cost - (-lacking // 1024)
+    order, nearer = np.lexsort((state.tie[rows], at_least)), at_least
     smallest = _smallest_mib(case)
     for name, groups in _between_vms(case):
         if name in case.fails:  # the VM that leaves is one of the group: none is cheaper than its smallest
             mib = min((smallest.get(id(group), 0) for group in groups), default=0)
-            at_least = np.maximum(at_least, np.where(case.fails[name][rows], cost - (-mib // 1024), 0))
+            nearer = np.maximum(nearer, np.where(case.fails[name][rows], cost - (-mib // 1024), 0))
     best: Pick | None = None
-    for at in np.lexsort((state.tie[rows], at_least)).tolist():
+    for at in order.tolist():
         bound = min(limit, limit if best is None else best[0])
         if at_least[at] >= bound:
             break
-        best = _move_from(case, int(rows[at]), int(lacking[at]), cost, bound) or best
+        if nearer[at] < bound:
+            best = _move_from(case, int(rows[at]), int(lacking[at]), cost, bound) or best
     if best is not None:
         yield best
 
@@ -129,7 +135,7 @@ def _one_vm_too_many(case: Case) -> BoolArray:
     for group in question.refused_by:
         enough &= counts_per_row(state, group, group.term.topology_key, every) <= 1
     for spread, group in question.spread:
-        own = 1 if group.matches(question.namespace, question.shape) else 0
+        own = 1 if group in question.belongs else 0
         low = fewest(state, question, group, spread.topology_key)
         there = counts_per_row(state, group, spread.topology_key, every)
         enough &= there + own - low <= spread.max_skew + 1

@@ -27,7 +27,7 @@ def _try_shape(case: Case, cost: int, target: str, sentence: str, shape: Shape, 
 def tolerate(case: Case, cost: int, _: int) -> Iterator[Pick]:
     state, shape = case.state, case.shape
     wanted = {}
-    for row in np.flatnonzero(case.only("taints")).tolist():
+    for row in np.flatnonzero(case.only("taints")).tolist() if case.any_only("taints") else ():
         entry = state.row[row]
         assert entry is not None
         left = untolerated(entry.facts.taints, shape.tolerations)
@@ -40,17 +40,19 @@ def tolerate(case: Case, cost: int, _: int) -> Iterator[Pick]:
 
 def max_skew(case: Case, cost: int, _: int) -> Iterator[Pick]:
     state, question = case.state, case.question
+    if not case.any_only("spread"):
+        return
     alone = case.only("spread")
     every = slice(0, state.n)
     broken, needed = [], []
-    for spread, group in question.spread if alone.any() else ():
+    for spread, group in question.spread:
         key = spread.topology_key
-        own = 1 if group.matches(question.namespace, question.shape) else 0
+        own = 1 if group in question.belongs else 0
         skew = counts_per_row(state, group, key, every) + own - fewest(state, question, group, key)
         lacks = np.zeros(len(skew), np.bool_) if is_host_level(spread.term) else state.topology(key).ids[every] < 0
         broken.append((skew > spread.max_skew) | lacks)
         needed.append(np.where(lacks, 2**40, skew))
-    for at, (spread, _group) in enumerate(question.spread if broken else ()):
+    for at, (spread, _group) in enumerate(question.spread):
         others = [mask for index, mask in enumerate(broken) if index != at]
         rows = alone & ~np.any(others, axis=0) if others else alone
         rows = rows & (needed[at] < 2**40)
@@ -73,9 +75,9 @@ def _nth_largest(cells: IntArray, allowed: BoolArray, count: int) -> IntArray:
 
 def less_memory(case: Case, cost: int, _: int) -> Iterator[Pick]:
     state, shape = case.state, case.shape
-    rows = case.only("memory", "hugepages", "numa")
-    if not rows.any():
+    if not case.any_only("memory", "hugepages", "numa"):
         return
+    rows = case.only("memory", "hugepages", "numa")
     every, page = slice(0, state.n), shape.hugepage_kib
     most = (state.amount("hugepages", str(page)) if page else state.free_memory)[every]
     if shape.bound_cells:
@@ -99,9 +101,10 @@ def less_memory(case: Case, cost: int, _: int) -> Iterator[Pick]:
 
 def less_vcpus(case: Case, cost: int, _: int) -> Iterator[Pick]:
     state, shape = case.state, case.shape
-    rows = case.only("vcpus", "numa") if shape.dedicated_cpus else case.only("vcpus")
-    if not rows.any():
+    names = ("vcpus", "numa") if shape.dedicated_cpus else ("vcpus",)
+    if not case.any_only(*names):
         return
+    rows = case.only(*names)
     every = slice(0, state.n)
     most = state.free_mvcpus[every] // (state.overcommit[every] if shape.dedicated_cpus else 1000)
     if shape.dedicated_cpus:
@@ -122,10 +125,9 @@ def _percent(whole: int, part: int) -> int:
 
 
 def less_devices(case: Case, cost: int, _: int) -> Iterator[Pick]:
-    alone = case.only("devices")
-    devices = case.shape.devices
-    if not alone.any():
+    if not case.any_only("devices"):
         return
+    alone, devices = case.only("devices"), case.shape.devices
     free = {device: case.state.amount("devices", device)[: case.state.n] for device in devices}
     short = np.sum([free[device] < count for device, count in devices.items()], axis=0)
     for device, count in devices.items():
@@ -140,7 +142,7 @@ def less_devices(case: Case, cost: int, _: int) -> Iterator[Pick]:
 
 
 def drop_node_selector(case: Case, cost: int, _: int) -> Iterator[Pick]:
-    if case.only("node-selector").any():
+    if case.any_only("node-selector"):
         for at, requirement in enumerate(case.shape.node_selector):
             left = (*case.shape.node_selector[:at], *case.shape.node_selector[at + 1 :])
             words = f"it did not select hosts with {requirement}"
@@ -148,64 +150,64 @@ def drop_node_selector(case: Case, cost: int, _: int) -> Iterator[Pick]:
 
 
 def drop_node_affinity(case: Case, cost: int, _: int) -> Iterator[Pick]:
-    if case.only("node-affinity").any():
+    if case.any_only("node-affinity"):
         words = "it had no node affinity"
         yield from _try_shape(case, cost, "", words, replace(case.shape, node_affinity=()))
 
 
 def drop_vm_affinity(case: Case, cost: int, _: int) -> Iterator[Pick]:
     terms = case.question.affinity
-    for at, (term, _group) in enumerate(terms if case.only("vm-affinity").any() else ()):
+    for at, (term, _group) in enumerate(terms if case.any_only("vm-affinity") else ()):
         left = (*terms[:at], *terms[at + 1 :])
         yield from _try_shape(case, cost, str(at), f"it need not run with {term}", case.shape, affinity=left)
 
 
 def drop_anti_affinity(case: Case, cost: int, _: int) -> Iterator[Pick]:
     terms = case.question.anti_affinity
-    for at, (term, _group) in enumerate(terms if case.only("vm-anti-affinity").any() else ()):
+    for at, (term, _group) in enumerate(terms if case.any_only("vm-anti-affinity") else ()):
         left = (*terms[:at], *terms[at + 1 :])
         yield from _try_shape(case, cost, str(at), f"it might run beside {term}", case.shape, anti_affinity=left)
 
 
 def drop_hugepages(case: Case, cost: int, _: int) -> Iterator[Pick]:
-    if case.shape.hugepage_kib and case.only("hugepages", "numa").any():
+    if case.shape.hugepage_kib and case.any_only("hugepages", "numa"):
         words = f"it did without hugepages of {case.shape.hugepage_kib} KiB"
         yield from _try_shape(case, cost, "", words, replace(case.shape, hugepage_kib=0))
 
 
 def drop_numa(case: Case, cost: int, _: int) -> Iterator[Pick]:
     shape = case.shape
-    if shape.numa_cells and not shape.dedicated_cpus and case.only("numa").any():
+    if shape.numa_cells and not shape.dedicated_cpus and case.any_only("numa"):
         yield from _try_shape(case, cost, "", "it were not bound to NUMA cells", replace(shape, numa_cells=0))
 
 
 def drop_dedicated(case: Case, cost: int, _: int) -> Iterator[Pick]:
-    if case.shape.dedicated_cpus and case.only("vcpus", "numa").any():
+    if case.shape.dedicated_cpus and case.any_only("vcpus", "numa"):
         words = "its CPUs were shared instead of dedicated"
         yield from _try_shape(case, cost, "", words, replace(case.shape, dedicated_cpus=False))
 
 
 def drop_cpu_model(case: Case, cost: int, _: int) -> Iterator[Pick]:
-    if case.only("cpu-model").any():
+    if case.any_only("cpu-model"):
         words = f"it did not need CPU model {case.shape.cpu_model}"
         yield from _try_shape(case, cost, "", words, replace(case.shape, cpu_model=""))
 
 
 def drop_network(case: Case, cost: int, _: int) -> Iterator[Pick]:
-    for network in sorted(case.shape.networks) if case.only("networks").any() else ():
+    for network in sorted(case.shape.networks) if case.any_only("networks") else ():
         left = replace(case.shape, networks=case.shape.networks - {network})
         yield from _try_shape(case, cost, network, f"it did not need network {network}", left)
 
 
 def drop_pool(case: Case, cost: int, _: int) -> Iterator[Pick]:
     pools = case.shape.pools
-    for pool in pools if case.only("storage-reach", "storage-space").any() else ():
+    for pool in pools if case.any_only("storage-reach", "storage-space") else ():
         left = replace(case.shape, pools={name: size for name, size in pools.items() if name != pool})
         yield from _try_shape(case, cost, pool, f"it did not need pool {pool}", left)
 
 
 def drop_volume(case: Case, cost: int, _: int) -> Iterator[Pick]:
     volumes = case.shape.bound_volumes
-    for volume in volumes if case.only("bound-volumes").any() else ():
+    for volume in volumes if case.any_only("bound-volumes") else ():
         left = replace(case.shape, bound_volumes={name: hosts for name, hosts in volumes.items() if name != volume})
         yield from _try_shape(case, cost, volume, f"it did not need volume {volume}", left)

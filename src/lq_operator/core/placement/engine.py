@@ -7,7 +7,6 @@ thread at a time. Holds no clock: the caller expires reservations.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import replace
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from lq_operator.core.placement import counterfactual, explain
 from lq_operator.core.placement.classes import REFUSED, ClassView
 from lq_operator.core.placement.filters import FILTERS, Question, cell_fits
-from lq_operator.core.placement.parts import ABSENT, CODES, FITS, Codes, FactsPart, RoomPart, facts_key, room_key
+from lq_operator.core.placement.parts import ABSENT, FITS, Codes, FactsPart, RoomPart, facts_key, room_key
 from lq_operator.core.placement.scores import weights_for
 from lq_operator.core.placement.state import BoolArray, ClusterState, FloatArray, Occupant
 from lq_operator.core.placement.types import (
@@ -111,15 +110,16 @@ class PlacementEngine:
                 return verdict
         cells = self._choose_cells(shape, self.state.rows[host])
         self._asked.pop(identity, None)
-        return self.hold(Reservation(identity, host, shape, cells, 0))
+        return self._hold(identity, host, shape, cells)
 
     def hold(self, reservation: Reservation) -> Reservation:
         """Take a reservation as it is, unchecked: for replay, and for a host that is not known yet."""
-        self.release(reservation.identity)
-        occupant = Occupant(reservation.shape, reservation.numa_cells, reserved=True)
-        self.state.occupy(reservation.host, reservation.identity, occupant)
-        held = replace(reservation, row_version=self.version(reservation.host))
-        self.state.reserved[reservation.identity] = held
+        return self._hold(reservation.identity, reservation.host, reservation.shape, reservation.numa_cells)
+
+    def _hold(self, identity: VmKey, host: str, shape: Shape, cells: tuple[int, ...]) -> Reservation:
+        self.release(identity)
+        self.state.occupy(host, identity, Occupant(shape, cells, reserved=True))
+        held = self.state.reserved[identity] = Reservation(identity, host, shape, cells, self.version(host))
         return held
 
     def release(self, identity: VmKey) -> None:
@@ -232,6 +232,7 @@ class PlacementEngine:
             spread=tuple((spread, groups.member_group(spread.term, namespace)) for spread in shape.spread),
             preferred=tuple((w.term, groups.member_group(w.term, namespace), w.weight) for w in shape.preferred),
         )
+        question.belongs = frozenset(group for group in question.groups() if group.matches(namespace, shape))
         for group in question.groups():
             group.users += 1
         strategy = shape.strategy or self.strategy
@@ -260,10 +261,11 @@ class PlacementEngine:
         refusals: list[Verdict] = []
         rows = self._best_rows(request, key, refusals)
         total = len(state.rows)
-        rejected = tuple([(name, counts[code]) for name, code in CODES.items() if counts[code]])
+        codes = [code for code in range(ABSENT - 1, FITS, -1) if counts[code]]  # in the order of FILTERS
+        rejected = tuple([(FILTERS[len(FILTERS) - code].name, counts[code]) for code in codes])
         if refusals:
             rejected += ((GUARD_NAME, len(refusals)),)
-        examples = (*self._examples(view, verdict, counts), *refusals[:1])
+        examples = (*self._examples(view, verdict, counts, codes), *refusals[:1])
         if rows:
             shown = [view.shown(state, row) for row in rows]
             best = tuple([ranked for ranked, _ in shown])
@@ -298,12 +300,11 @@ class PlacementEngine:
             best.append(row)
         return best
 
-    def _examples(self, view: ClassView, verdict: Codes, counts: list[int]) -> tuple[Verdict, ...]:
+    def _examples(self, view: ClassView, verdict: Codes, counts: list[int], codes: list[int]) -> tuple[Verdict, ...]:
         """One host per filter that refused (of the two strictest filters where the VM fits elsewhere): the first in
         tie-breaker order, so that no order of events shows in it."""
-        codes = [code for code in CODES.values() if counts[code]]
         if counts[FITS] and len(codes) > 2:
-            codes = sorted(sorted(codes, key=lambda code: -counts[code])[:2], reverse=True)
+            codes = sorted(sorted(codes, key=counts.__getitem__, reverse=True)[:2], reverse=True)
         order = self.state.tie_order()
         found = verdict.take(order).tobytes()  # one byte per host: bytes.find is the fastest search there is here
         return tuple([self._verdict(view, int(order[found.index(code)]), code) for code in codes])

@@ -39,6 +39,7 @@ class Question:
     spread: tuple[tuple[SpreadTerm, Group], ...] = ()
     preferred: tuple[tuple[VmTerm, Group, int], ...] = ()
     refused_by: tuple[Group, ...] = ()
+    belongs: frozenset[Group] = frozenset()  # the groups above that count the VM itself
     eligible: BoolArray | None = None  # per row: passes every FACTS filter; what spreading counts as a domain
     eligible_domains: dict[str, tuple[int, list[int]]] = field(default_factory=dict)  # key -> (version, domain ids)
 
@@ -312,7 +313,7 @@ def _lacks_label(state: ClusterState, key: str, rows: Rows) -> BoolArray:
 
 def _is_first_of_its_kind(question: Question, group: Group) -> bool:
     # Kubernetes' exception: the first VM of a group that wants to be together may go anywhere.
-    return group.total == 0 and group.matches(question.namespace, question.shape)
+    return group.total == 0 and group in question.belongs
 
 
 def _fails_affinity(state: ClusterState, question: Question, rows: Rows) -> BoolArray:
@@ -399,7 +400,7 @@ def _fails_spread(state: ClusterState, question: Question, rows: Rows) -> BoolAr
     failing: BoolArray | None = None
     for spread, group in question.spread:
         key = spread.topology_key
-        own = 1 if group.matches(question.namespace, question.shape) else 0
+        own = 1 if group in question.belongs else 0
         limit = fewest(state, question, group, key) + spread.max_skew - own
         if key == HOSTNAME_KEY:
             uneven = group.host_counts[rows] > limit
@@ -417,7 +418,7 @@ def _says_spread(state: ClusterState, question: Question, row: int) -> str:
     one, broken = slice(row, row + 1), []
     for spread, group in question.spread:
         key = spread.topology_key
-        own = 1 if group.matches(question.namespace, question.shape) else 0
+        own = 1 if group in question.belongs else 0
         there = int(counts_per_row(state, group, key, one)[0])
         low = fewest(state, question, group, key)
         lacks = key != HOSTNAME_KEY and bool(_lacks_label(state, key, one)[0])

@@ -7,7 +7,7 @@ and scores against them.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,6 @@ ABSENT = len(FILTERS) + 1
 SCORE_STEPS = 2**20
 """Scores are compared in steps of 2^-20; hosts that are equal so far are told apart by their seeded tie (0..1), which
 float64 adds without loss."""
-
-MAX_SHOWN = 1024
-"""Hosts per part whose words are kept: the best three change little from one decision to the next."""
 
 
 def facts_key(shape: Shape) -> Hashable:
@@ -73,9 +70,10 @@ def keys_of(total: FloatArray, tie: FloatArray) -> FloatArray:
     return total
 
 
-def add_refusals(verdict: Codes, rule: Filter, failing: BoolArray) -> None:
-    """Note where a filter refuses; the earliest filter stays."""
-    np.maximum(verdict, failing.view(np.uint8) * CODES[rule.name], out=verdict)
+def note_refusals(verdict: Codes, rules: Sequence[Filter], state: ClusterState, question: Question, rows: Rows) -> None:
+    """Write the code of the first of these filters that refuses each row."""
+    for rule in reversed(rules):
+        np.putmask(verdict, rule.fails(state, question, rows), CODES[rule.name])
 
 
 class FactsPart:
@@ -97,9 +95,10 @@ class FactsPart:
         self._position = state.facts_log.position
         if rows is None or len(self.verdict) != len(state.alive):
             self.verdict, rows = np.full(len(state.alive), ABSENT, np.uint8), slice(0, state.n)
-        verdict = np.where(state.alive[rows], FITS, ABSENT).astype(np.uint8)
-        for rule in self.rules:
-            add_refusals(verdict, rule, rule.fails(state, self.question, rows))
+        alive = state.alive[rows]
+        verdict: Codes = np.zeros(len(alive), np.uint8)
+        note_refusals(verdict, self.rules, state, self.question, rows)
+        np.putmask(verdict, ~alive, ABSENT)
         self.verdict[rows] = verdict
         self.eligible = self.verdict == FITS
         self.eligible_domains = {}
@@ -120,7 +119,6 @@ class RoomPart:
         self.key: FloatArray = np.zeros(0)
         self._position = (-1, 0)
         self._pool_versions: list[int] = []
-        self._shown: dict[int, tuple[int, Ranked, str]] = {}
 
     @property
     def shown_weights(self) -> tuple[tuple[str, int], ...]:
@@ -133,17 +131,17 @@ class RoomPart:
         versions = [state.pool_version.get(pool, 0) for pool in pools] if pools else []
         if self._position == position and versions == self._pool_versions:
             return
-        rows: Rows | None = state.load_log.since(self._position)
+        changed = state.load_log.since(self._position)
         if len(self.verdict) != len(state.alive):
-            self.verdict, self.key, rows = np.zeros(len(state.alive), np.uint8), np.zeros(len(state.alive)), None
-        if rows is None or versions != self._pool_versions or 2 * len(rows) > state.n:
-            rows = slice(0, state.n)
+            self.verdict, self.key, changed = np.zeros(len(state.alive), np.uint8), np.zeros(len(state.alive)), None
+        every = changed is None or versions != self._pool_versions or 2 * len(changed) > state.n
+        rows: Rows = slice(0, state.n) if changed is None or every else changed
         self._position, self._pool_versions = position, versions
-        verdict = np.zeros(len(state.alive[rows]), np.uint8)
-        for rule in self.rules:
-            add_refusals(verdict, rule, rule.fails(state, self.question, rows))
+        tie = state.tie[rows]
+        verdict = np.zeros(len(tie), np.uint8)
+        note_refusals(verdict, self.rules, state, self.question, rows)
         self.verdict[rows] = verdict
-        self.key[rows] = keys_of(self.total_of(state, after_placement(state, self.question.shape, rows)), state.tie[rows])
+        self.key[rows] = keys_of(self.total_of(state, after_placement(state, self.question.shape, rows)), tie)
 
     def total_of(self, state: ClusterState, after: After) -> Numbers:
         """Weighted mean of the cached terms, for all rows or for one."""
@@ -154,11 +152,7 @@ class RoomPart:
         return after.cpu * 0.0 if total is None else total
 
     def shown(self, state: ClusterState, row: int) -> tuple[Ranked, str]:
-        """Score and terms of one host, and their words; kept until something about the host changes."""
-        version = int(state.version[row])
-        known = self._shown.get(row)
-        if known is not None and known[0] == version:
-            return known[1], known[2]
+        """Score and terms of one host, and their words."""
         after = after_on_row(state, self.question.shape, row)
         terms, values, total = [], [], 0.0
         for score, weight, share in zip(self.scores, self.weights, self.shares, strict=True):
@@ -168,9 +162,5 @@ class RoomPart:
             terms.append((score.name, weight, value))
             values.append(value)
             total += share * value
-        ranked = Ranked(state.names[row], total, tuple(terms))
-        words = self.template % (ranked.host, total, *values)
-        if len(self._shown) >= MAX_SHOWN:
-            self._shown.clear()
-        self._shown[row] = (version, ranked, words)
-        return ranked, words
+        host = state.names[row]
+        return Ranked(host, total, tuple(terms)), self.template % (host, total, *values)

@@ -31,6 +31,8 @@ PLACEMENT_FACTS = ("ready", "cordoned", "labels", "taints", "networks", "cpu_mod
 
 _T = TypeVar("_T", bound=np.generic)
 
+MAX_SHAPES = 50_000
+
 CORRELATION = 0.1
 """Pairwise correlation of VM demand on one host, as in the independent evaluator of the benchmarks."""
 
@@ -134,6 +136,7 @@ class ClusterState:
         self.facts_log = ChangeLog()
         self.load_log = ChangeLog()
         self._free_rows: list[int] = []
+        self._shapes: dict[Shape, Shape] = {}  # one object for equal shapes: lookups then compare by identity
         self._columns: dict[Hashable, Column] = {}
         self._capacity = 64
         self.max_cells = 1
@@ -324,6 +327,9 @@ class ClusterState:
         """A VM takes room on a host (known or not)."""
         there = self.occupants.setdefault(host, {})
         assert identity not in there, f"{identity} already holds room on {host}"
+        if len(self._shapes) > MAX_SHAPES:
+            self._shapes.clear()
+        occupant.shape = self._shapes.setdefault(occupant.shape, occupant.shape)
         there[identity] = occupant
         row = self.rows.get(host)
         if row is not None:
