@@ -46,8 +46,10 @@ def repeat(record: bytes, where: str) -> bytes:
     Of a failover guard the record holds the refusals, not their evidence: the guard's answers are repeated as recorded.
     """
     try:
-        engine, request = rebuild(record)
         body = json.loads(record)
+        if not isinstance(body, dict):
+            raise ValueError(f"a {type(body).__name__}, not an object")  # noqa: TRY004  said below like every other flaw
+        engine, request = rebuild(record)
         if body.get("guarded"):
             refusals: dict[str, str] = body["refusals"]
             engine.guard = lambda _identity, _shape, host: refusals.get(host, "")
