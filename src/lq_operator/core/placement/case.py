@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lq_operator.core.placement.filters import FILTERS, Depends, Question
+from lq_operator.core.placement.filters import FILTERS, Depends
+from lq_operator.core.placement.question import Question
 from lq_operator.core.placement.state import BoolArray, ClusterState, IntArray
 from lq_operator.core.placement.types import Shape
 

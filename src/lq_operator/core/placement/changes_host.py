@@ -11,8 +11,10 @@ from dataclasses import replace
 import numpy as np
 
 from lq_operator.core.placement.case import Case, Pick
-from lq_operator.core.placement.filters import FILTERS, counts_per_row, fewest, pool_free
+from lq_operator.core.placement.filters import FILTERS
 from lq_operator.core.placement.groups import Group
+from lq_operator.core.placement.rules_room import pool_free
+from lq_operator.core.placement.rules_vms import counts_per_row, fewest
 from lq_operator.core.placement.state import BoolArray, IntArray
 from lq_operator.core.placement.types import VmKey
 

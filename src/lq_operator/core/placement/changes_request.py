@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 
 from lq_operator.core.placement.case import Case, Pick, fits_with
-from lq_operator.core.placement.filters import counts_per_row, fewest, gib
 from lq_operator.core.placement.groups import is_host_level
+from lq_operator.core.placement.question import gib
+from lq_operator.core.placement.rules_vms import counts_per_row, fewest
 from lq_operator.core.placement.selectors import Toleration, untolerated
 from lq_operator.core.placement.state import BoolArray, IntArray
 from lq_operator.core.placement.types import Shape

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from lq_operator.core.placement.explain import template_of
-from lq_operator.core.placement.filters import FILTERS, Depends, Filter, Question
+from lq_operator.core.placement.filters import FILTERS, Depends, Filter
 from lq_operator.core.placement.parts import CODES, Codes, FactsPart, RoomPart, keys_of
+from lq_operator.core.placement.question import Question
 from lq_operator.core.placement.scores import SCORES, After, Numbers, Score, after_on_row, after_placement
 from lq_operator.core.placement.state import ClusterState, FloatArray
 from lq_operator.core.placement.types import Change, Ranked

@@ -30,7 +30,7 @@ from lq_operator.core.placement.changes_request import (
     max_skew,
     tolerate,
 )
-from lq_operator.core.placement.filters import Question
+from lq_operator.core.placement.question import Question
 from lq_operator.core.placement.selectors import Toleration
 from lq_operator.core.placement.state import ClusterState
 from lq_operator.core.placement.types import Change, HostFacts, Shape

@@ -13,10 +13,13 @@ import numpy as np
 
 from lq_operator.core.placement import counterfactual, explain
 from lq_operator.core.placement.classes import REFUSED, ClassView
-from lq_operator.core.placement.filters import FILTERS, Question, cell_fits
+from lq_operator.core.placement.filters import FILTERS
 from lq_operator.core.placement.parts import ABSENT, FITS, Codes, FactsPart, RoomPart, facts_key, room_key
+from lq_operator.core.placement.question import Question
+from lq_operator.core.placement.records import Occupant
+from lq_operator.core.placement.rules_room import cell_fits
 from lq_operator.core.placement.scores import weights_for
-from lq_operator.core.placement.state import BoolArray, ClusterState, FloatArray, Occupant
+from lq_operator.core.placement.state import BoolArray, ClusterState, FloatArray
 from lq_operator.core.placement.types import (
     Change,
     Decision,

@@ -15,6 +15,7 @@ from lq_operator.core.placement.selectors import Operator, Requirements, all_mat
 from lq_operator.core.placement.types import HOSTNAME_KEY, Shape, VmTerm
 
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 Namespaced = tuple[str, Shape]
 GroupKey = tuple[Requirements, tuple[str, ...], str]
 
@@ -64,6 +65,7 @@ class Group:
     namespaces: tuple[str, ...]
     holders: bool
     host_counts: IntArray
+    present: BoolArray  # host_counts > 0
     total: int = 0
     users: int = 0
     domain_counts: dict[str, tuple[int, IntArray]] = field(default_factory=dict)
@@ -108,7 +110,7 @@ class GroupIndex:
         for group in (*self.members.values(), *self.held.values()):
             counts = np.zeros(capacity, np.int64)
             counts[: len(group.host_counts)] = group.host_counts
-            group.host_counts = counts
+            group.host_counts, group.present = counts, counts > 0
 
     def domain_counts(self, group: Group, key: str) -> IntArray:
         """VMs of the group per domain id of `key`; the last slot stays 0 and answers for id -1 (no label)."""
@@ -131,15 +133,20 @@ class GroupIndex:
         key: GroupKey = (term.selector, namespaces, "")
         group = self.members.get(key)
         if group is None:
-            group = Group(key, term, namespaces, False, np.zeros(self.capacity, np.int64))
+            group = self._new_group(key, term, namespaces, holders=False)
             self.members[key] = group
             self._index(group)
             for (vm_namespace, shape), rows in self.population.items():
                 if group.matches(vm_namespace, shape):
                     for row, count in rows.items():
                         group.host_counts[row] += count
+                        group.present[row] = True
                         group.total += count
         return group
+
+    def _new_group(self, key: GroupKey, term: VmTerm, namespaces: tuple[str, ...], *, holders: bool) -> Group:
+        counts = np.zeros(self.capacity, np.int64)
+        return Group(key, term, namespaces, holders, counts, counts > 0)
 
     def drop_member_group(self, group: Group) -> None:
         """Forget a group that no class uses any more."""
@@ -168,7 +175,7 @@ class GroupIndex:
         key: GroupKey = (term.selector, namespaces, term.topology_key)
         group = self.held.get(key)
         if group is None:
-            group = Group(key, term, namespaces, True, np.zeros(self.capacity, np.int64))
+            group = self._new_group(key, term, namespaces, holders=True)
             self.held[key] = group
             self.held_order.append(group)
         return group
@@ -211,7 +218,9 @@ class GroupIndex:
             if not rows:
                 del self.population[where]
         for group in groups:
-            group.host_counts[row] += sign
+            count = int(group.host_counts[row]) + sign
+            group.host_counts[row] = count
+            group.present[row] = count > 0
             group.total += sign
             for key, (version, counts) in group.domain_counts.items():
                 topology = self.topologies[key]

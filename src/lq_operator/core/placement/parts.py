@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lq_operator.core.placement.explain import template_of
-from lq_operator.core.placement.filters import FILTERS, Depends, Filter, Question
+from lq_operator.core.placement.filters import FILTERS, Depends, Filter
+from lq_operator.core.placement.question import Question
 from lq_operator.core.placement.scores import SCORES, After, Numbers, after_on_row, after_placement
 from lq_operator.core.placement.state import BoolArray, ClusterState, FloatArray, Rows
 from lq_operator.core.placement.types import Ranked, Shape
@@ -114,6 +115,10 @@ class RoomPart:
         self.weights = [weights[score.name] for score in self.scores]
         self.weight = sum(self.weights)
         self.shares = [weight / max(1, self.weight) for weight in self.weights]
+        self._terms = [
+            (s.name, weight, share, s.value)
+            for s, weight, share in zip(self.scores, self.weights, self.shares, strict=True)
+        ]
         self.template = template_of(self.shown_weights)
         self.verdict: Codes = np.zeros(0, np.uint8)
         self.key: FloatArray = np.zeros(0)
@@ -146,8 +151,8 @@ class RoomPart:
     def total_of(self, state: ClusterState, after: After) -> Numbers:
         """Weighted mean of the cached terms, for all rows or for one."""
         total: Numbers = None
-        for score, share in zip(self.scores, self.shares, strict=True):
-            value = share * score.value(state, self.question, after)
+        for _, _, share, value_of in self._terms:
+            value = share * value_of(state, self.question, after)
             total = value if total is None else total + value
         return after.cpu * 0.0 if total is None else total
 
@@ -155,11 +160,11 @@ class RoomPart:
         """Score and terms of one host, and their words."""
         after = after_on_row(state, self.question.shape, row)
         terms, values, total = [], [], 0.0
-        for score, weight, share in zip(self.scores, self.weights, self.shares, strict=True):
-            value = score.value(state, self.question, after)
+        for name, weight, share, value_of in self._terms:
+            value = value_of(state, self.question, after)
             if isinstance(value, np.ndarray):  # a term that reads a column
                 value = float(value[0])
-            terms.append((score.name, weight, value))
+            terms.append((name, weight, value))
             values.append(value)
             total += share * value
         host = state.names[row]

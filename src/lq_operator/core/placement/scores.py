@@ -13,19 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from lq_operator.core.placement.filters import Question, counts_per_row
+from lq_operator.core.placement.question import Question
+from lq_operator.core.placement.rules_vms import counts_per_row
 from lq_operator.core.placement.selectors import Requirements, all_match
-from lq_operator.core.placement.state import (
-    CPU_SHARE,
-    CPU_UNIT,
-    MEMORY_SHARE,
-    MEMORY_UNIT,
-    OVER,
-    VAR,
-    ClusterState,
-    FloatArray,
-    Rows,
-)
+from lq_operator.core.placement.state import ClusterState, FloatArray, Rows
 from lq_operator.core.placement.types import HostFacts, Shape
 
 Numbers = Any
@@ -59,11 +50,10 @@ def after_on_row(state: ClusterState, shape: Shape, row: int) -> After:
 
 
 def _after(columns: Any, overcommit: Any, shape: Shape, rows: Rows, larger: Any, root: Any) -> After:
-    cpu = columns[CPU_SHARE] + (shape.vcpus * overcommit) * columns[CPU_UNIT]
-    memory = columns[MEMORY_SHARE]
-    if not shape.hugepage_kib:
-        memory = memory + shape.memory_mib * columns[MEMORY_UNIT]
-    return After(cpu, memory, columns[OVER], columns[VAR], rows, larger, root)
+    cpu_share, memory_share, cpu_unit, memory_unit, over, var = columns  # in the order of FLOATS
+    cpu = cpu_share + (shape.vcpus * overcommit) * cpu_unit
+    memory = memory_share if shape.hugepage_kib else memory_share + shape.memory_mib * memory_unit
+    return After(cpu, memory, over, var, rows, larger, root)
 
 
 def _spread(_: ClusterState, __: Question, after: After) -> Numbers:
