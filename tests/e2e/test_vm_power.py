@@ -98,7 +98,10 @@ def test_guest_without_agent_is_stopped_by_its_power_button(dc: Datacenter) -> N
     log = dc.xml("button").find("devices/serial/source").get("path")
     host = dc.host_of("button")
     assert dc.xml("button").find("devices/channel/target[@name='org.qemu.guest_agent.0']") is None
-    dc.until(lambda: "LQ" in host.exec(["tail", "-n", "5", log]).stdout, say=lambda: host.exec(["tail", log]).stdout)
+    dc.until(
+        lambda: host.exec(["grep", "-q", "GUEST-BOOTED", log]).returncode == 0,
+        say=lambda: host.exec(["tail", log]).stdout,
+    )
     dc.patch("VirtualMachine", "button", {"spec": {"powerState": "Stopped"}})
     dc.wait_state("button", "Stopped")
     assert dc.seen("button") == {}

@@ -61,7 +61,17 @@ class GuestController:
             return self._again(identity, domain.epoch, key)
         if self.guests.put(identity, said):
             self.told(key)
-        return Requeue.after(STEADY_S if said.facts is not None else FIRST_S * 5)
+        if said.facts is None:
+            return Requeue.after(FIRST_S * 5)
+        if not said.facts.addresses and vm.spec.interfaces and self._is_young(identity, domain.epoch):
+            # Agents often come up before DHCP has answered.
+            return Requeue.after(FIRST_S)
+        return Requeue.after(STEADY_S)
+
+    def _is_young(self, identity: Identity, epoch: Epoch | None) -> bool:
+        """It was first asked in this run less than PATIENCE_S ago."""
+        now_s = self.clock.mono_s()
+        return now_s - self._since.setdefault((identity, epoch), now_s) < PATIENCE_S
 
     def _again(self, identity: Identity, epoch: Epoch | None, key: str) -> Requeue:
         now_s = self.clock.mono_s()
