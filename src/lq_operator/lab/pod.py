@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 _CLONE_NEWNS = 0x00020000
-_MS_REC, _MS_PRIVATE, _MS_NOSUID, _MS_NODEV = 0x4000, 0x40000, 0x2, 0x4
+_MS_BIND, _MS_REC, _MS_PRIVATE, _MS_NOSUID, _MS_NODEV = 0x1000, 0x4000, 0x40000, 0x2, 0x4
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _SYS_MOUNT_SETATTR = 442  # the same on every architecture since Linux 5.12
 _MOUNT_ATTR_RDONLY = 0x1
@@ -66,8 +66,30 @@ def change_mounts(empty: Sequence[str], *, read_only_root: bool) -> None:
     if read_only_root:
         _read_only("/")
     for directory in (*empty, "/dev/shm"):
-        mode = "mode=1777,size=64m"
-        _mount("tmpfs", directory, "tmpfs", _MS_NOSUID | _MS_NODEV, mode)
+        _empty_directory(directory, [path for path in _program_folders() if _lies_below(path, directory)])
+
+
+def _program_folders() -> list[str]:
+    """Where the interpreter and this package are: an image has them at places that no emptyDir covers, a checkout
+    below /tmp has not."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return sorted({os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, package)})
+
+
+def _lies_below(path: str, directory: str) -> bool:
+    return os.path.commonpath([path, os.path.realpath(directory)]) == os.path.realpath(directory)
+
+
+def _empty_directory(directory: str, kept: Sequence[str]) -> None:
+    """Cover `directory` with memory; the kept folders stay visible in it, read-only."""
+    # Opened before they are covered: a bind through the descriptor finds them afterwards.
+    handles = [(path, os.open(path, os.O_PATH | os.O_DIRECTORY)) for path in kept]
+    _mount("tmpfs", directory, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=1777,size=64m")
+    for path, handle in handles:
+        os.makedirs(path, exist_ok=True)
+        _mount(f"/proc/self/fd/{handle}", path, "none", _MS_BIND | _MS_REC)
+        _read_only(path)
+        os.close(handle)
 
 
 def drop_privileges() -> None:
