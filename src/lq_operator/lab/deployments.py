@@ -115,7 +115,8 @@ def process_of(deployment: Manifest, find: Lookup, default_namespace: str = "def
         # The image's PATH begins with its virtual environment; so does this one.
         env={"PATH": f"{Path(sys.executable).parent}:{_PATH}", "HOME": "/", **environment},
         cwd=str(container.get("workingDir", "/")),
-        mounts={**mounts, **{where: {} for where in empty}},
+        # Only to make the place: the pod covers it itself, and keeps the program visible where that lies below it.
+        mounts={**mounts, **{where: {} for where in empty if not Path(where).is_dir()}},
         grace_s=float(pod.get("terminationGracePeriodSeconds", 30)),
     )
     return PodProcess(

@@ -105,7 +105,6 @@ def test_files_are_where_the_container_mounts_them():
     assert process.spec.mounts == {
         "/etc/op": {"config.yaml": "a: 1", "other": "x"},
         "/var/run/etcd": {"sub/ca": "CERTIFICATE"},
-        "/tmp": {},
     }
     assert process.spec.grace_s == 7
     assert process.liveness == (9000, "/healthz")
