@@ -9,11 +9,18 @@ packages=(
   libvirt-dev pkg-config gcc python3-dev
 )
 [ "${1:-}" = build ] && packages+=(buildah mmdebstrap)
+ensure_user() {
+  # libvirtd refuses to start where the user that it runs guests as was not made (libvirt-daemon-system does, which we do not need).
+  [ "$(id -u)" = 0 ] || return 0
+  getent passwd libvirt-qemu >/dev/null && return 0
+  groupadd -rf libvirt-qemu
+  useradd -r -g libvirt-qemu -d /nonexistent -s /usr/sbin/nologin libvirt-qemu
+}
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
 done
-[ ${#missing[@]} -eq 0 ] && exit 0
+[ ${#missing[@]} -eq 0 ] && { ensure_user; exit 0; }
 command="apt-get install -y --no-install-recommends ${missing[*]}"
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   echo "installing: ${missing[*]}"
@@ -23,5 +30,4 @@ else
   echo "missing system packages; run: sudo $command" >&2
   exit 1
 fi
-# libvirtd refuses to start where its package has not made the users it runs guests as.
-getent passwd libvirt-qemu >/dev/null || { groupadd -rf libvirt-qemu; useradd -r -g libvirt-qemu -d /nonexistent -s /usr/sbin/nologin libvirt-qemu; }
+ensure_user
