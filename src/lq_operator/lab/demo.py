@@ -210,8 +210,11 @@ def down(name: str) -> int:
     left = [str(line) for line in leftovers.of_lab(LabNames.of(name))]
     before = _before_file(name)
     if before.exists():
+        # Looked at before and after: other labs' processes come and go meanwhile.
+        others = _of_other_labs()
         added = leftovers.of_machine().added_since(leftovers.Leftovers.from_json(before.read_text()))
-        left += [line for line in added if line not in _of_other_labs()]
+        others |= _of_other_labs()
+        left += [line for line in added if line not in others]
         before.unlink()
     for line in left:
         print(f"left behind: {line}")
