@@ -10,7 +10,7 @@ from lq_operator.controllers.runtime.conditions import Progress, dump_conditions
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.hostbook import HostBook
 from lq_operator.controllers.runtime.status import report_status
-from lq_operator.core.failover.evidence import Accepted, Attestation, HostContact, judge_attestation
+from lq_operator.core.failover.evidence import Accepted, Attestation, HostContact, Refused, judge_attestation
 from lq_operator.core.model import BootNonce, HostUUID, NodeName
 from lq_operator.ports import Clock, Events, Resources, Store
 
@@ -79,10 +79,10 @@ class AttestationController:
             went_back,
         )
 
-    async def _report(self, found: HostAttestation, verdict: object) -> None:
+    async def _report(self, found: HostAttestation, verdict: Accepted | Refused) -> None:
         accepted = isinstance(verdict, Accepted)
-        message = "" if accepted else verdict.sentence  # type: ignore[attr-defined]
-        void = not accepted and (found.status.void or verdict.void)  # type: ignore[attr-defined]
+        message = verdict.sentence if isinstance(verdict, Refused) else ""
+        void = isinstance(verdict, Refused) and (found.status.void or verdict.void)
         reason = "Accepted" if accepted else "Void" if void else "Refused"
         now, generation = self.clock.now_rfc3339(), found.metadata.generation
         conditions = set_progress(
