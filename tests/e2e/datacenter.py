@@ -61,11 +61,10 @@ class Datacenter:
         assert result.returncode != 0, f"this was accepted: {result.stdout}"
         return result.stderr
 
-    def diff(self) -> str:
-        """`kubectl diff` of everything that was applied and not deleted since."""
-        result = self.lab.kubectl(
-            "-n", self.namespace, "diff", "-f", "-", stdin=manifests.dump(self.applied.values()), check=False
-        )
+    def diff(self, *vms: str) -> str:
+        """`kubectl diff` of these VMs against what was applied for them."""
+        applied = [self.applied[f"VirtualMachine/{name}"] for name in vms]
+        result = self.lab.kubectl("-n", self.namespace, "diff", "-f", "-", stdin=manifests.dump(applied), check=False)
         assert result.returncode in (0, 1), result.stderr
         return result.stdout
 

@@ -306,6 +306,9 @@ def test_a_copy_that_runs_in_the_pool_spoils_no_import(site: Site) -> None:
         ["sh", "-c", f'head -c 300M /dev/urandom > {folder}/vol_source.raw; echo "{xml}" > /run/copy.xml'], check=True
     )
     host.virsh("pool-refresh", "lq-local")
+    # Waits inside the host: on a quick disk the copy is over before a second command would have entered it.
+    halt = "until pid=$(pgrep -x qemu-img); do :; done; kill -STOP $pid && echo $pid"
+    halter = subprocess.Popen(host.enter_argv(["timeout", "60", "sh", "-c", halt]), stdout=subprocess.PIPE, text=True)
     copy = subprocess.Popen(
         host.enter_argv(
             ["virsh", "vol-create-from", "lq-local", "/run/copy.xml", "vol_source.raw", "--inputpool", "lq-local"]
@@ -313,8 +316,8 @@ def test_a_copy_that_runs_in_the_pool_spoils_no_import(site: Site) -> None:
     )
     pid = ""
     try:
-        pid = site.until("the copy runs", lambda: host.exec(["pgrep", "-x", "qemu-img"]).stdout.strip())
-        host.exec(["kill", "-STOP", pid], check=True)
+        pid = halter.communicate(timeout=60)[0].strip()
+        assert pid, "the copy was over before it could be halted"
         site.image("beside", site.lab.image_url, site.lab.image_sha256)
         site.volume("v", "beside")
         site.until("everything is there but the mark", lambda: host_size(site, "beside") == guest_size(site))
@@ -326,7 +329,8 @@ def test_a_copy_that_runs_in_the_pool_spoils_no_import(site: Site) -> None:
         file = site.until_phase("beside", "Ready")["file"]
         assert host.exec(["stat", "-c", "%i %Y", f"{folder}/{file}"]).stdout == stamp, "nothing was stored twice"
     finally:
-        host.exec(["kill", "-CONT", pid])
+        if pid:
+            host.exec(["kill", "-CONT", pid])
         copy.wait(60)
         host.exec(["rm", "-f", f"{folder}/vol_source.raw", f"{folder}/vol_copy.qcow2"])
         host.virsh("pool-refresh", "lq-local", check=False)

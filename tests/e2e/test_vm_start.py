@@ -140,7 +140,7 @@ class TestGuests:
         assert int(size) * 512 == 2**30
 
     def test_nothing_is_left_to_change(self, dc: Datacenter) -> None:
-        assert dc.diff() == ""
+        assert dc.diff("alpha", "beta", "gamma") == ""
 
 
 def _addresses(dc: Datacenter, vm: str) -> set[str]:
