@@ -105,6 +105,15 @@ PATH = Text(
 )
 
 
+def tuning(path: str) -> dict[str, Limit]:
+    """MigrationTuning."""
+    return {
+        f"{path}.bandwidthMibPerSecond": Int(1, 1048576),
+        f"{path}.maxDowntimeMilliseconds": Int(1, 60000),
+        f"{path}.parallelConnections": Int(1, 64),
+    }
+
+
 def ref(path: str, name: Text = NAME) -> dict[str, Limit]:
     return {path: Needs(("name",)), f"{path}.name": name}
 
@@ -158,6 +167,9 @@ MACHINE = Text(1, 64, ("q35", "pc-q35-8.2"), WORDLIKE)
 
 FIELDS: dict[str, dict[str, Limit]] = {
     "HypervisorCluster": {
+        **tuning("spec.migration.tuning"),
+        "spec.migration.parallelPerHost": Int(1, 64),
+        "spec.migration.parallelPerCluster": Int(1, 1024),
         **allowed("spec.allowedNamespaces"),
         "spec.scheduling.strategy": STRATEGY,
         "spec.scheduling.admission": Words(("Strict", "Warn", "Ignore")),
@@ -206,6 +218,21 @@ FIELDS: dict[str, dict[str, Limit]] = {
             None,
         ),
         **ref("spec.credentialsSecretRef"),
+        "spec.migration.uri": Text(
+            0,
+            300,
+            ("", "qemu+tls://10.0.0.11/system", "qemu+ssh://root@h1:22/system"),
+            ("qemu+ssh://h1/system?command=/bin/sh", "qemu:///system", "qemu+tls://h1/system\n", "qemu+tls://é/system"),
+            None,
+        ),
+        "spec.migration.address": Text(0, 253, ("", "10.9.0.11", "[fd00::1]"), ("a b", "a/b", "é", "a\n", "<a>")),
+        "spec.migration.parameters": Text(
+            0,
+            300,
+            ("", "pkipath=/etc/pki/lq", "pkipath=/a&tls_priority=NORMAL"),
+            ("command=/bin/sh", "netcat=/bin/sh", "pkipath=/a&command=x", "pkipath", "pkipath=/a\n", "no_verify=1"),
+            None,
+        ),
         "spec.labels": Keys(32),
         "spec.labels{}": VALUE,
         "spec.taints": Items(32, lambda i: {"key": f"k{i}"}),
@@ -416,6 +443,7 @@ FIELDS: dict[str, dict[str, Limit]] = {
         "spec.placement.spread[].maxSkew": Int(1, 1000),
         "spec.placement.strategy": STRATEGY,
         "spec.availability.priority": Int(0, 100),
+        **tuning("spec.migration"),
         "spec.description": TEXT,
     },
     "VirtualMachineOperation": {
@@ -424,6 +452,15 @@ FIELDS: dict[str, dict[str, Limit]] = {
         "spec.verb": Words(("Start", "Stop", "Restart", "Reset", "Pause", "Resume", "Suspend")),
         "spec.ttlSecondsAfterFinished": Int(0, 2592000),
         "spec.deadlineSeconds": Int(1, 86400),
+    },
+    "VirtualMachineMigration": {
+        "spec": Needs(("vmRef",)),
+        **ref("spec.vmRef"),
+        "spec.targetNode": NAME,
+        **tuning("spec.tuning"),
+        "spec.deadlineSeconds": Int(10, 604800),
+        "spec.ttlSecondsAfterFinished": Int(0, 2592000),
+        "spec.reason": Text(0, 200, ("", "h1 gets <new> memory & é"), CONTROL, "é"),
     },
 }
 
@@ -456,6 +493,7 @@ SPECS: dict[str, Manifest] = {
     "VirtualMachineClass": {"cpu": 1, "memory": "1Gi"},
     "VirtualMachine": {"cpu": {"count": 1}, "memory": {"size": "512Mi"}},
     "VirtualMachineOperation": {"vmRef": {"name": "v"}, "verb": "Start"},
+    "VirtualMachineMigration": {"vmRef": {"name": "v"}},
 }
 
 SEEDS: dict[str, Any] = {
@@ -733,6 +771,11 @@ RULES: list[Rule] = [
         Rule("VirtualMachineOperation", "a VirtualMachineOperation is immutable; write a new one", change, stored=True)
         for change in ({"spec.verb": "Stop"}, {"spec.force": True}, {"spec.vmRef": {"name": "w"}}, {"spec.ttlSecondsAfterFinished": 1})
     ),
+    *(
+        Rule("VirtualMachineMigration", "spec.vmRef and spec.targetNode are immutable; cancel this move and write a new one", change, stored=True)
+        for change in ({"spec.targetNode": "h2"}, {"spec.vmRef": {"name": "w"}})
+    ),
+    Rule("VirtualMachineMigration", "spec.cancel cannot be taken back; write a new VirtualMachineMigration", {"spec.cancel": False}, before={"spec.cancel": True}, stored=True),
 ]  # fmt: skip
 
 DUPLICATES: list[tuple[str, str, list[Any]]] = [

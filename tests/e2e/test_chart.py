@@ -163,7 +163,7 @@ def expected(process: str) -> set[Right]:
             | rights(("patch",), status)
             | rights(("patch",), "hypervisornodes storagepools virtualmachines virtualnetworks volumes")
             | rights(("create", "delete"), "addressclaims volumes")
-            | rights(("delete",), "virtualmachineoperations")
+            | rights(("delete",), "virtualmachinemigrations virtualmachineoperations")
             | rights(("update",), "virtualmachines/finalizers")
         )
     if process == "importer":
@@ -300,6 +300,7 @@ def test_operators_run_machines_but_delete_no_network_storage_or_host(cluster: L
     for allowed in (
         of_ours("create", "virtualmachines"),
         of_ours("delete", "virtualmachines"),
+        of_ours("create", "virtualmachinemigrations"),
         of_ours("create", "virtualmachineoperations"),
         of_ours("patch", "hypervisornodes"),
         of_ours("create", "virtualnetworks"),

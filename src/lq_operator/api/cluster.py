@@ -22,6 +22,7 @@ from lq_operator.api.base import (
     Status,
     list_map,
 )
+from lq_operator.api.vmmigration import MigrationTuning
 
 
 class Overcommit(ApiModel):
@@ -70,6 +71,17 @@ class PhysicalNetwork(ApiModel):
     """Who may put VMs on it. Same admits nobody (a cluster has no namespace): say All or a selector."""
 
 
+class MigrationPolicy(ApiModel):
+    """How guests are moved in this cluster."""
+
+    tuning: MigrationTuning = MigrationTuning()
+    """For every move; a VM or a move may say otherwise."""
+    parallel_per_host: Annotated[int, Field(ge=1, le=64)] = 2
+    """Moves that one host may send and receive at the same time."""
+    parallel_per_cluster: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Moves in the cluster at the same time."""
+
+
 class HypervisorClusterSpec(ApiModel):
     """What holds for all hosts of the cluster."""
 
@@ -85,6 +97,8 @@ class HypervisorClusterSpec(ApiModel):
         Field(default_factory=list)
     )
     """Bridges of the hosts that VirtualNetworks of type bridge may use."""
+    migration: MigrationPolicy = MigrationPolicy()
+    """How guests are moved."""
     cpu_model: Annotated[str, Field(max_length=64, pattern=r"^[-._a-zA-Z0-9]*$")] = ""
     """Named CPU model for guests. Left out: the best model that all hosts can give, pinned in status when first known."""
     machine: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[-._a-zA-Z0-9]+$")] = "q35"

@@ -13,6 +13,7 @@ from lq_operator.api.node import HypervisorNode
 from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmclass import VirtualMachineClass
+from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.api.volume import Volume
 
@@ -28,4 +29,5 @@ KINDS: Final[tuple[type[Resource], ...]] = (
     VirtualMachineClass,
     VirtualMachine,
     VirtualMachineOperation,
+    VirtualMachineMigration,
 )

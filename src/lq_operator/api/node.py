@@ -67,6 +67,25 @@ class CapacityOverride(ApiModel):
     )
 
 
+_PEER_PARAMETER = r"(mode|proxy|socket|tls_priority|pkipath|keyfile)=[-._:+/a-zA-Z0-9]*"
+"""The sending host's libvirtd opens this URI as root: `command=` or `netcat=` would run programs there."""
+
+
+class NodeMigration(ApiModel):
+    """How other hosts reach this one when a guest is moved to it: host to host, not through the operator."""
+
+    uri: Annotated[
+        str,
+        Field(max_length=300, pattern=r"^(qemu\+(tls|tcp|ssh)://[-._:@\[\]a-zA-Z0-9]+/system)?$"),
+    ] = ""
+    """libvirt URI of this host as the other hosts write it. Left out: spec.uri without its parameters. The sending host
+    uses its own credentials (/etc/pki/libvirt, or root's SSH key)."""
+    address: Annotated[str, Field(max_length=253, pattern=r"^[-._:\[\]a-zA-Z0-9]*$")] = ""
+    """Address or name that carries guest memory and disks, where that is another network. Left out: the host of the URI."""
+    parameters: Annotated[str, Field(max_length=300, pattern=rf"^({_PEER_PARAMETER}(&{_PEER_PARAMETER})*)?$")] = ""
+    """URI parameters that this host adds when it sends (pkipath=DIR, keyfile=FILE), where its credentials lie elsewhere."""
+
+
 class HypervisorNodeSpec(ApiModel):
     """How a host is reached and what it may be used for."""
 
@@ -95,6 +114,10 @@ class HypervisorNodeSpec(ApiModel):
     """Keep VMs away that do not tolerate them."""
     unschedulable: bool = False
     """Cordon: no new VMs; those here stay."""
+    maintenance: bool = False
+    """true: no new VMs, and those here are moved away; ends in condition InMaintenance. false: back to service."""
+    migration: NodeMigration = NodeMigration()
+    """How other hosts reach this one when a guest is moved to it."""
     reserved: Reserved = Reserved()
     """What the host keeps for itself."""
     overcommit: Overcommit | None = None
@@ -156,6 +179,29 @@ class NodeNuma(ApiModel):
     memory_mib: int = 0
 
 
+class MaintenanceBlocker(ApiModel):
+    """A VM that cannot be moved away, and the way out."""
+
+    namespace: Annotated[str, Field(max_length=63)]
+    name: Annotated[str, Field(max_length=127)]
+    reason: Literal["Power", "LocalDisk", "Device", "Rule", "NoRoom", "Refused", "Failed", "Unknown"]
+    message: Annotated[str, Field(max_length=1000)] = ""
+
+
+class MaintenanceStatus(ApiModel):
+    """How the host is emptied. Written by the maintenance controller."""
+
+    phase: Literal["Draining", "Blocked", "InMaintenance"] = "Draining"
+    """Blocked: what could be moved is, the rest needs a person."""
+    since: Annotated[str, Field(max_length=40)] = ""
+    moving: Annotated[int, Field(ge=0)] = 0
+    remaining: Annotated[int, Field(ge=0)] = 0
+    """VMs still here, those under way included."""
+    blockers: Annotated[
+        list[MaintenanceBlocker], Field(max_length=200, json_schema_extra=list_map("namespace", "name"))
+    ] = Field(default_factory=list)
+
+
 class HypervisorNodeStatus(Status):
     """What the host shows. Inventory is kept while the host is away; conditions say so."""
 
@@ -197,6 +243,8 @@ class HypervisorNodeStatus(Status):
     tombstones: Annotated[
         list[Tombstone], Field(max_length=1000, json_schema_extra=list_map("namespace", "name", "uid"))
     ] = Field(default_factory=list)
+    maintenance: MaintenanceStatus | None = None
+    """Only while spec.maintenance is set."""
     split_brains: Annotated[list[Text], Field(max_length=100)] = Field(default_factory=list)
 
 
@@ -215,6 +263,7 @@ class HypervisorNode(Resource):
         PrinterColumn(name="CPUs", path=".status.capacity.cpu", type="integer"),
         PrinterColumn(name="MemoryMiB", path=".status.capacity.memoryMib", type="integer"),
         PrinterColumn(name="Cordoned", path=".spec.unschedulable", type="boolean", priority=1),
+        PrinterColumn(name="Maintenance", path=".status.maintenance.phase"),
         PrinterColumn(name="Libvirt", path=".status.libvirtVersion", priority=1),
         REASON,
         AGE,

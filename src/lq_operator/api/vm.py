@@ -29,6 +29,7 @@ from lq_operator.api.base import (
     list_map,
 )
 from lq_operator.api.network import Ipv4
+from lq_operator.api.vmmigration import MigrationTuning
 from lq_operator.api.volume import VolumeSource
 
 Word = Annotated[str, Field(max_length=100)]
@@ -326,6 +327,8 @@ class VirtualMachineSpec(ApiModel):
     """Where it may and should run."""
     availability: Availability = Availability()
     """What happens when its host fails."""
+    migration: MigrationTuning = MigrationTuning()
+    """How it is moved while it runs; what is left out is the cluster's."""
     description: UserText = ""
     """For people; stored with the domain."""
 
@@ -506,6 +509,31 @@ class EffectiveStatus(ApiModel):
     """Of what the running guest was started with."""
 
 
+class FieldChange(ApiModel):
+    """One field of spec that differs from what runs, and what it takes to get there."""
+
+    path: Annotated[str, Field(max_length=300)]
+    """For example spec.cpu.count or spec.disks[data].bus."""
+    effect: Literal["Live", "Migrate", "PowerCycle", "Impossible"]
+    """Live: being applied to the running guest. Migrate: with the next move. PowerCycle: with the next start."""
+    before: Annotated[str, Field(max_length=200)] = ""
+    after: Annotated[str, Field(max_length=200)] = ""
+    message: Annotated[str, Field(max_length=400)] = ""
+
+
+class LastMigration(ApiModel):
+    """The last move, or the one under way. Written by the migration controller."""
+
+    name: Annotated[str, Field(max_length=253)] = ""
+    """The VirtualMachineMigration."""
+    phase: Word = ""
+    source: Annotated[str, Field(max_length=253)] = ""
+    target: Annotated[str, Field(max_length=253)] = ""
+    finished_at: Word = ""
+    total_milliseconds: Annotated[int, Field(ge=0)] = 0
+    downtime_milliseconds: Annotated[int, Field(ge=0)] = 0
+
+
 class VirtualMachineStatus(Status):
     """What is true of the VM. One writer per field: docs/reference/protocol."""
 
@@ -522,6 +550,12 @@ class VirtualMachineStatus(Status):
     disks: Annotated[list[DiskStatus], Field(max_length=32, json_schema_extra=list_map("name"))] = Field(
         default_factory=list
     )
+    changes: Annotated[list[FieldChange], Field(max_length=128, json_schema_extra=list_map("path"))] = Field(
+        default_factory=list
+    )
+    """What of spec is not yet true of the running guest, per field."""
+    migration: LastMigration | None = None
+    """The last move, or the one under way."""
 
 
 class VirtualMachine(Resource):

@@ -359,6 +359,46 @@ class DomainPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class MovePlan:
+    """One live move, as the source host is asked for it. It runs host to host (libvirt's peer to peer)."""
+
+    domain_name: str
+    peer_uri: str  # the target's libvirt, as the source reaches it, with the source's parameters
+    data_address: str  # address or name that carries memory and disks; '' = libvirt's choice
+    running: DomainPlan  # as it runs on the target: its gate_path is the ticket of this move
+    kept: DomainPlan  # the definition that stays on the target: it requires the target's gate
+    copied_disks: tuple[str, ...] = ()  # names of disks whose content goes along; their volumes exist on the target
+    bandwidth_mib_s: int = 0  # 0 = no limit
+    max_downtime_ms: int = 300
+    auto_converge: bool = True
+    parallel_connections: int = 1
+    post_copy: bool = False  # allowed; it begins with Host.start_post_copy
+
+
+@dataclass(frozen=True, slots=True)
+class MoveProgress:
+    """What the source says of a move under way. Bytes count memory and copied disks together."""
+
+    total_bytes: int
+    remaining_bytes: int
+    transferred_bytes: int
+    dirty_bytes_s: int = 0
+    expected_downtime_ms: int = 0
+    elapsed_ms: int = 0
+    iteration: int = 0
+    post_copy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MoveResult:
+    """What a finished move took, as the hosts measured it."""
+
+    total_ms: int
+    downtime_ms: int
+    transferred_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class DomainEvent:
     """Something a host told us by itself: a hint to observe, never a fact to act on."""
 
