@@ -83,7 +83,8 @@ class MigrationObstacle(ApiModel):
     what: Literal[
         "Cpu", "Machine", "Network", "Pool", "Disk", "StatePool", "Device", "Tpm", "Host", "Peer", "Name", "Ticket"
     ]
-    name: Annotated[str, Field(max_length=253)] = ""
+    name: Annotated[str, Field(max_length=253)]
+    """Of the thing; of the host where the whole host is meant."""
     message: Annotated[str, Field(max_length=1000)] = ""
 
 
