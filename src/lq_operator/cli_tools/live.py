@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from lq_operator.adapters.clock import SystemClock
 from lq_operator.adapters.kube.client import KubeResources
 from lq_operator.adapters.kube.endpoint import from_kubeconfig
@@ -84,23 +82,3 @@ async def _ask(
 def read_one(kubeconfig: Path | None, context: str | None, kind: type[K], namespace: str | None, name: str) -> K | None:
     """One object, None when it does not exist."""
     return asyncio.run(_ask(kubeconfig, context, kind, namespace, name))
-
-
-def namespace_of_context(kubeconfig: Path | None, context: str | None, environ: Mapping[str, str]) -> str:
-    """The namespace that kubectl would use: that of the context, else 'default'."""
-    named = str(kubeconfig) if kubeconfig else environ.get("KUBECONFIG", "") or str(Path.home() / ".kube" / "config")
-    loaded = [_yaml(Path(part)) for part in named.split(":") if part]
-    wanted = context or next((str(c["current-context"]) for c in loaded if c.get("current-context")), "")
-    for config in loaded:
-        for entry in config.get("contexts") or ():
-            if entry.get("name") == wanted:
-                return str((entry.get("context") or {}).get("namespace") or "default")
-    return "default"
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        parsed = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError):
-        return {}  # reading it for real says what is wrong with it
-    return parsed if isinstance(parsed, dict) else {}

@@ -7,7 +7,8 @@ import os
 from typing import Any
 
 from lq_operator.api.vm import VirtualMachine
-from lq_operator.cli_tools.live import namespace_of_context, read_one
+from lq_operator.cli_tools.context import namespace_of_context
+from lq_operator.cli_tools.live import read_one
 from lq_operator.cli_tools.text import table, to_json
 from lq_operator.core.result import Rejected
 

@@ -13,7 +13,7 @@ import pytest
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.cli import main
 from lq_operator.cli_tools import why
-from lq_operator.cli_tools.live import namespace_of_context
+from lq_operator.cli_tools.context import namespace_of_context
 from lq_operator.core.placement import HostFacts, PlacementEngine, PlacementRequest, Shape, VmKey
 from lq_operator.core.placement.replay import record_of
 

@@ -9,12 +9,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import kopf
 import yaml
 from kubernetes.aio import client, config
 
 from lq_operator.core.result import Rejected, Transient
+
+if TYPE_CHECKING:
+    import kopf
 
 SERVICE_ACCOUNT_DIR = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -65,6 +68,8 @@ class Endpoint:
 
     async def kopf_connection(self) -> kopf.ConnectionInfo:
         """The same identity in kopf's words; asked again by kopf after each 401."""
+        import kopf  # here, because a command line that never watches should not wait for it
+
         scheme, _, token = (await self.authorization() or "").partition(" ")
         configuration = self.configuration
         return kopf.ConnectionInfo(

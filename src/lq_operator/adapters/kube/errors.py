@@ -17,6 +17,10 @@ class ListExpired(Transient):
     """410: the continue token of a paged list is too old; start the list again."""
 
 
+class Denied(Transient):
+    """401, 403 of RBAC: passes by itself only just after an API server start; a person must ask for rights."""
+
+
 def error_of_transport(error: BaseException, *, what: str, write: bool) -> WorldError:
     """A call that got no (whole) answer. Refused connections and failed handshakes happened before anything was sent."""
     text = str(error) or type(error).__name__
@@ -70,7 +74,7 @@ def _of_denied(code: int, what: str, message: str) -> WorldError:
     if code == 403 and " cannot " not in message:
         return Rejected(f"{what}: forbidden by a policy or quota: {message}")
     # RBAC answers this for seconds after an API server start too, so it is retried; the remedy is in the text.
-    return Transient(f"not allowed ({what}): {message}; check the ServiceAccount's token and RBAC rules")
+    return Denied(f"not allowed ({what}): {message}; check the ServiceAccount's token and RBAC rules")
 
 
 def _of_unprocessable(status: dict[str, Any], what: str, message: str, patch: str) -> WorldError:

@@ -7,7 +7,7 @@ import json
 import aiohttp
 import pytest
 
-from lq_operator.adapters.kube.errors import ListExpired, error_of_response, error_of_transport
+from lq_operator.adapters.kube.errors import Denied, ListExpired, error_of_response, error_of_transport
 from lq_operator.core.result import Conflict, NotFound, OutcomeUnknown, Rejected, Transient, WorldError
 
 
@@ -28,8 +28,8 @@ def status(message: str = "", **details: object) -> bytes:
         (422, status("bad", causes=[{"field": "spec.size"}]), True, "application/json", Rejected),
         (429, status("slow down"), True, "", Transient),
         (400, status("no"), True, "", Rejected),
-        (401, status("Unauthorized"), False, "", Transient),
-        (403, status('vms is forbidden: User "x" cannot get resource'), False, "", Transient),
+        (401, status("Unauthorized"), False, "", Denied),
+        (403, status('vms is forbidden: User "x" cannot get resource'), False, "", Denied),
         (403, status("exceeded quota: q"), True, "", Rejected),
         (500, b"etcdserver: request timed out", True, "", OutcomeUnknown),
         (503, b"upstream connect error", True, "", OutcomeUnknown),
