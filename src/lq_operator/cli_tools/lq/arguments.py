@@ -60,6 +60,31 @@ def _cordon(name: str, text: str) -> Callable[[Any], argparse.ArgumentParser]:
     return add
 
 
+def _migrate(commands: Any) -> argparse.ArgumentParser:
+    parser = _command(commands, "migrate", "move a running VM to another host, live", "migrate", "run")
+    _positional(parser, "vm", VM, "vm/NAME")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--to", metavar="NODE", help="the host to move to (default: the scheduler picks one)")
+    way.add_argument("--cancel", action="store_true", help="call off the move that is under way")
+    _add_wait(parser)
+    return parser
+
+
+def _drain(commands: Any) -> argparse.ArgumentParser:
+    text = "move everything off a host, until it is in maintenance (undrain ends it)"
+    parser = _command(commands, "drain", text, "hosts", "drain")
+    _positional(parser, "node", NODE, "NODE")
+    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="stop waiting after this (default 3600)")
+    _add_wait(parser)
+    return parser
+
+
+def _undrain(commands: Any) -> argparse.ArgumentParser:
+    parser = _command(commands, "undrain", "end a host's maintenance, or a drain half-way", "hosts", "undrain")
+    _positional(parser, "node", NODE, "NODE")
+    return parser
+
+
 def _attest(commands: Any) -> argparse.ArgumentParser:
     parser = _command(
         commands,
@@ -114,6 +139,9 @@ def _simulate(commands: Any) -> argparse.ArgumentParser:
 
 COMMANDS |= {name: _verb(name) for name in VERBS}
 COMMANDS |= {
+    "migrate": _migrate,
+    "drain": _drain,
+    "undrain": _undrain,
     "cordon": _cordon("cordon", "no new VMs on these hosts; those there stay"),
     "uncordon": _cordon("uncordon", "new VMs may be placed on these hosts again"),
     "attest": _attest,

@@ -1,4 +1,4 @@
-"""timeline vm/NAME: where the time of the last start went, from what status, conditions and Events keep already.
+"""timeline vm/NAME: where the time of the last start or move went, from what status, conditions and Events keep already.
 
 timeline() is pure. Nothing is estimated: a step whose time nobody keeps is listed with the reason, and a time that
 Kubernetes keeps to the second only (creation) is marked, because a phase that begins there may be up to a second shorter.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from lq_operator.api.vm import VirtualMachine
+from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.api.volume import Volume
 from lq_operator.cli_tools.lq.cluster import Cluster, Happened, connect
@@ -166,11 +167,39 @@ def _measure(vm: str, story: str, marks: Sequence[Mark], has_begin: bool, missin
     return Timeline(vm, story, tuple(phases), total, tuple(missing))
 
 
+def timeline_of_move(vm: str, move: VirtualMachineMigration) -> Timeline:
+    """A move that has ended. How long the memory took and how long the guest stood still is what the hosts measured."""
+    status = move.status
+    created = move.metadata.creation_timestamp or ""
+    marks = (
+        [Mark("move asked for", created, "vmmig metadata.creationTimestamp", CREATION_RESOLUTION_MS)] if created else []
+    )
+    missing = []
+    for what, at, source in (
+        ("checked and reserved; it began", status.started_at, "vmmig status.startedAt"),
+        ("both hosts agreed who runs it", status.finished_at, "vmmig status.finishedAt"),
+    ):
+        if at:
+            marks.append(Mark(what, at, source))
+        else:
+            missing.append(f"{what}: {source} is empty")
+    if not status.total_milliseconds:
+        missing.append("how long memory and disks took: the hosts did not tell (the move did not change over)")
+    story = f"moved {status.source_node or '?'} -> {status.target_node or '?'}: {status.phase}"
+    if status.total_milliseconds:
+        story += f"; by the hosts {status.total_milliseconds} ms, the guest stood still for {status.downtime_milliseconds} ms"
+    return _measure(vm, story, sorted(marks, key=lambda mark: millis(mark.at)), bool(created), missing)
+
+
 async def run(arguments: Namespace) -> int:
-    """Read and print."""
+    """The later of the last start and the last move."""
     async with connect(arguments) as cluster:
         vm = await cluster.find(VirtualMachine, vm_name(arguments.vm))
-        found = await read(cluster, vm)
+        last, started = vm.status.migration, vm.status.power.started_at
+        move = None
+        if last is not None and last.finished_at and (not started or millis(last.finished_at) > millis(started)):
+            move = await cluster.get(VirtualMachineMigration, last.name)
+        found = timeline_of_move(vm.key, move) if move is not None else await read(cluster, vm)
     print(to_json(found) if arguments.output == "json" else say(found))
     return 0
 

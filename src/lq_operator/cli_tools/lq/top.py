@@ -63,6 +63,7 @@ def node_rows(nodes: list[HypervisorNode]) -> list[dict[str, Any]]:
             "memory_mib": node.status.capacity.memory_mib,
             "allocatable_memory_mib": node.status.allocatable.memory_mib,
             "cordoned": node.spec.unschedulable,
+            "maintenance": node.status.maintenance.phase if node.status.maintenance else "",
             "last_contact": node.status.last_contact,
         }
         for node in sorted(nodes, key=lambda one: one.metadata.name)
@@ -87,7 +88,12 @@ def say_nodes(rows: list[dict[str, Any]]) -> str:
     header = ("NODE", "READY", "VMS", "CPUS", "FOR VMS", "MEMORY", "FOR VMS", "NOTE")
     lines = [
         (r["node"], r["ready"], r["vms"], r["cpu"], r["allocatable_cpu"], mib(r["memory_mib"]),
-         mib(r["allocatable_memory_mib"]), "cordoned" if r["cordoned"] else "" if r["ready"] == "True" else r["reason"])
+         mib(r["allocatable_memory_mib"]), _note(r))
         for r in rows
     ]  # fmt: skip
     return table(header, lines) + f"\n{NO_LOAD}"
+
+
+def _note(row: dict[str, Any]) -> str:
+    notes = [row["maintenance"], "cordoned" if row["cordoned"] else "", row["reason"] if row["ready"] != "True" else ""]
+    return ", ".join(note for note in notes if note)

@@ -11,9 +11,11 @@ from lq_operator.api.image import Image
 from lq_operator.api.network import AddressClaim, VirtualNetwork, claim_name
 from lq_operator.api.node import HypervisorNode
 from lq_operator.api.vm import VirtualMachine
+from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.api.volume import Volume
 from lq_operator.cli_tools.lq.cluster import Cluster, connect
+from lq_operator.cli_tools.lq.migrate import under_way
 from lq_operator.cli_tools.lq.names import vm_name
 from lq_operator.cli_tools.lq.operate import node_of, whereabouts
 from lq_operator.cli_tools.text import to_json
@@ -84,6 +86,7 @@ async def _node(cluster: Cluster, vm: VirtualMachine) -> list[Leaf]:
 
 async def _operations(cluster: Cluster, vm: VirtualMachine) -> list[Leaf]:
     mine = [op for op in await cluster.listing(VirtualMachineOperation) if op.spec.vm_ref.name == vm.metadata.name]
+    moves = [one for one in await cluster.listing(VirtualMachineMigration) if one.spec.vm_ref.name == vm.metadata.name]
     mine.sort(key=lambda op: op.metadata.creation_timestamp or "")
     return [
         Leaf(
@@ -91,7 +94,7 @@ async def _operations(cluster: Cluster, vm: VirtualMachine) -> list[Leaf]:
             f"{op.spec.verb} {op.status.phase}" + (f": {op.status.message}" if op.status.message else ""),
         )
         for op in mine
-    ]
+    ] + [Leaf(f"vmmig/{move.metadata.name}", under_way(move)) for move in moves]
 
 
 async def _read(cluster: Cluster, kind: type[K], namespace: str | None, name: str, under: Leaf, what: str) -> K | None:
