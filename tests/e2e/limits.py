@@ -697,6 +697,7 @@ RULES: list[Rule] = [
         {"spec.type": "bridge", "spec.physicalNetwork": "p", "spec.subnet": "10.0.0.0/24", "spec.dhcpRange": {"start": "10.0.0.2", "end": "10.0.0.3"}},
     ),
     Rule("VirtualNetwork", "spec.type is immutable", _NAT, {"spec.subnet": "10.0.0.0/24"}, stored=True),
+    Rule("VirtualNetwork", "spec.physicalNetwork is immutable", {"spec.physicalNetwork": "q"}, {"spec.type": "bridge", "spec.physicalNetwork": "p"}, stored=True),
     Rule("VirtualNetwork", "spec.subnet is immutable", {"spec.subnet": "10.0.1.0/24"}, {"spec.subnet": "10.0.0.0/24"}, stored=True),
     Rule("VirtualNetwork", "spec.subnet is immutable", {"spec.subnet": "10.0.1.0/24"}, stored=True, allowed=({"spec.mtu": 1400},)),
     Rule("VirtualNetwork", "spec.subnet is immutable", {"spec.subnet": ...}, {"spec.subnet": "10.0.0.0/24"}, stored=True),

@@ -78,9 +78,19 @@ class Judge:
                 released = self.released.get(identity)
                 if released is not None and epoch <= released:
                     self._break(f"{identity.key} runs on {name} under {epoch}, released up to {released}")
+        self._disks()
         for identity, names in where.items():
             if len(names) > 1:
                 self._break(f"{identity.key} runs on {' and '.join(names)}")
+
+    def _disks(self) -> None:
+        users: dict[str, set[str]] = {}
+        for machine in self.datacenter.machines.values():
+            for identity, path in machine.open_disks():
+                users.setdefault(path, set()).add(identity.key)
+        for path, keys in users.items():
+            if len(keys) > 1:
+                self._break(f"{path} is open in {' and '.join(sorted(keys))}")
 
     def _break(self, sentence: str) -> None:
         self.history.append(f"BROKEN {sentence}")

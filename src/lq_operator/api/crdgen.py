@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,19 +127,31 @@ def check_files(directory: Path, files: dict[str, str], pattern: str, remedy: st
     return problems
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit status 1 when --check finds a difference."""
-    parser = argparse.ArgumentParser(prog="lq_operator.api.crdgen", description=__doc__)
+def generator(
+    prog: str,
+    about: str | None,
+    default: str,
+    write_into: Callable[[Path], object],
+    differences: Callable[[Path], list[str]],
+    arguments: list[str] | None,
+) -> int:
+    """Command line of a generator: --write or --check a directory. Exit status 1 when --check finds a difference."""
+    parser = argparse.ArgumentParser(prog=prog, description=about)
     action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--write", metavar="DIR", nargs="?", const="crds", type=Path)
-    action.add_argument("--check", metavar="DIR", nargs="?", const="crds", type=Path)
+    action.add_argument("--write", metavar="DIR", nargs="?", const=default, type=Path)
+    action.add_argument("--check", metavar="DIR", nargs="?", const=default, type=Path)
     options = parser.parse_args(arguments)
     if options.write is not None:
-        write(options.write)
+        write_into(options.write)
         return 0
-    problems = check(options.check)
+    problems = differences(options.check)
     sys.stderr.writelines(f"{problem}\n" for problem in problems)
     return 1 if problems else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point."""
+    return generator("lq_operator.api.crdgen", __doc__, "crds", write, check, arguments)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,13 @@ It reads the same schema as the CRDs, so that a page cannot say anything that th
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from lq_operator.api.base import API_VERSION, Resource
-from lq_operator.api.crdgen import check_files, write_files
+from lq_operator.api.crdgen import check_files, generator, write_files
 from lq_operator.api.kinds import KINDS
 from lq_operator.api.structural import RULES, Schema, resource_schema, walk
 
@@ -160,18 +159,8 @@ def check(directory: Path) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 1 when --check finds a difference."""
-    parser = argparse.ArgumentParser(prog="lq_operator.api.docgen", description=__doc__)
-    action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--write", metavar="DIR", nargs="?", const="docs/reference/api", type=Path)
-    action.add_argument("--check", metavar="DIR", nargs="?", const="docs/reference/api", type=Path)
-    options = parser.parse_args(arguments)
-    if options.write is not None:
-        write(options.write)
-        return 0
-    problems = check(options.check)
-    sys.stderr.writelines(f"{problem}\n" for problem in problems)
-    return 1 if problems else 0
+    """Entry point."""
+    return generator("lq_operator.api.docgen", __doc__, "docs/reference/api", write, check, arguments)
 
 
 if __name__ == "__main__":

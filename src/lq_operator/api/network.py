@@ -85,6 +85,10 @@ class VirtualNetworkSpec(ApiModel):
         ),
         ("self.type == oldSelf.type", "spec.type is immutable"),
         (
+            "has(self.physicalNetwork) == has(oldSelf.physicalNetwork) && (!has(self.physicalNetwork) || self.physicalNetwork == oldSelf.physicalNetwork)",
+            "spec.physicalNetwork is immutable; write a new VirtualNetwork",
+        ),
+        (
             "has(self.clusterRef) == has(oldSelf.clusterRef) && (!has(self.clusterRef) || self.clusterRef == oldSelf.clusterRef)",
             "spec.clusterRef is immutable",
         ),

@@ -446,6 +446,8 @@ class PowerStatus(ApiModel):
     """Epoch of the start that `state` speaks about."""
     last_operation: Word = ""
     """uid of the last VirtualMachineOperation that decided `wanted`."""
+    wanted_before: Literal["Running", "Stopped", "Paused", "Suspended", ""] = ""
+    """While that operation is carried out: what was wanted before it, and is again if it fails or is deleted."""
     state_node: Annotated[str, Field(max_length=253)] = ""
     """The host that holds the suspend image, where the state pool is local: it can resume only there."""
 

@@ -21,7 +21,7 @@ class VirtualMachineOperationSpec(ApiModel):
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2592000)] = 3600
     """Deleted this long after it ended."""
     deadline_seconds: Annotated[int, Field(ge=1, le=86400)] = 600
-    """Given up as Failed after this long."""
+    """Given up as Failed after this long. Its wish is taken back: a guest that had not stopped yet goes on running."""
 
     cel: ClassVar[tuple[tuple[str, str], ...]] = (
         ("self == oldSelf", "a VirtualMachineOperation is immutable; write a new one"),

@@ -70,7 +70,7 @@ class ChainLink(ApiModel):
 
 
 class VolumeStatus(Status):
-    """Where it is and who has it."""
+    """Where it is. Who has it is said by VirtualMachines: status.disks."""
 
     phase: Literal["Pending", "Bound", "Ready", "Failed", "Lost"] = "Pending"
     pool: Annotated[str, Field(max_length=253)] = ""
@@ -78,8 +78,6 @@ class VolumeStatus(Status):
     """The host of a local pool; '' where the pool is shared."""
     size_bytes: int = 0
     chain: Annotated[list[ChainLink], Field(max_length=64)] = Field(default_factory=list)
-    attached_to: Annotated[str, Field(max_length=253)] = ""
-    """Name of the VirtualMachine (same namespace) that has it."""
 
 
 class Volume(Resource):
@@ -88,13 +86,13 @@ class Volume(Resource):
     kind_name: ClassVar[str] = "Volume"
     plural: ClassVar[str] = "volumes"
     short_names: ClassVar[tuple[str, ...]] = ("vol",)
-    selectable: ClassVar[tuple[str, ...]] = (".status.pool", ".status.node", ".status.phase", ".status.attachedTo")
+    selectable: ClassVar[tuple[str, ...]] = (".status.pool", ".status.node", ".status.phase")
     columns: ClassVar[tuple[PrinterColumn, ...]] = (
         PrinterColumn(name="Phase", path=".status.phase"),
         PrinterColumn(name="Size", path=".spec.size"),
         PrinterColumn(name="Pool", path=".status.pool"),
         PrinterColumn(name="Node", path=".status.node"),
-        PrinterColumn(name="VM", path=".status.attachedTo"),
+        PrinterColumn(name="VM", path=".metadata.labels.limiquantix\\.io/vm"),
         READY,
         REASON,
         AGE,

@@ -25,6 +25,7 @@ from lq_operator.controllers.node.report import NodeReporter
 from lq_operator.controllers.node.residents import Housekeeper
 from lq_operator.controllers.operation import OperationController
 from lq_operator.controllers.pool import PoolController
+from lq_operator.controllers.runtime.attachments import Attachments
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.guestbook import GuestBook
 from lq_operator.controllers.runtime.hostbook import HostBook
@@ -72,6 +73,7 @@ class HostSet:
         self.guests = GuestBook()
         self._tenure = tenure
         self._namespaces = Namespaces(world.resources, world.clock)
+        self._attachments = Attachments(world.store)
         self.attestation = AttestationController(world.store, world.resources, self.book, world.events, world.clock)
         self.node = self._node()
         self.vm = self._vm()
@@ -153,6 +155,7 @@ class HostSet:
             w.store,
             w.resources,
             self._namespaces,
+            self._attachments,
             Observer(w.store, self.book, self.inventory, self.guests, w.clock),
             Actor(w.store, w.resources, self.book, Starter(w.resources, self.book, w.clock)),
             Reporter(w.store, w.resources, w.events, self.guests, w.clock),
@@ -163,7 +166,7 @@ class HostSet:
         w, book = self.world, self.book
         pool = PoolController(w.store, w.resources, book, w.clock)
         network = NetworkController(w.store, w.resources, self._namespaces, book, w.clock)
-        volume = VolumeController(w.store, w.resources, self._namespaces, book, w.events, w.clock)
+        volume = VolumeController(w.store, w.resources, self._namespaces, book, self._attachments, w.events, w.clock)
         operation = OperationController(w.store, w.resources, w.clock)
         cluster = ClusterController(w.store, w.resources, book, self.inventory, w.events, w.clock, self.api_went_back)
         guest = GuestController(w.store, book, self.guests, w.clock, self._wake_vm)

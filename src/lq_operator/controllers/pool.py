@@ -52,13 +52,17 @@ class PoolController:
             return await self._delete(pool)
         pool = await ensure_finalizer(self.resources, pool, manager=MANAGER)
         nonce = f"nonce_{pool.metadata.uid}"
+        known, awaited = {entry.node: entry for entry in pool.status.nodes}, awaited_hosts(self.store, self.book)
         found: list[PoolNode] = []
-        for node in sorted(pool_nodes(self.store, pool), key=lambda n: n.metadata.name):
-            entry = self.book.owned(NodeName(node.metadata.name))
-            if entry is None:
-                found.append(_silent(pool, node.metadata.name, self.book.fleet.why_down(NodeName(node.metadata.name))))
-            else:
+        for name in sorted(NodeName(node.metadata.name) for node in pool_nodes(self.store, pool)):
+            entry = self.book.owned(name)
+            if entry is not None:
                 found.append(await self._on_host(pool, entry, nonce))
+            elif name in awaited and name in known:
+                # About to be taken over by a process that has just started: that says nothing about its pool.
+                found.append(known[name])
+            else:
+                found.append(_silent(pool, name, self.book.fleet.why_down(name)))
         await self._report(pool, found, nonce)
         return Requeue.after(REFRESH_S)
 

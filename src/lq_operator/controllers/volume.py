@@ -12,13 +12,14 @@ from lq_operator.api.node import Tombstone, TombstoneVolume
 from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.volume import Volume
+from lq_operator.controllers.runtime.attachments import Attachments
 from lq_operator.controllers.runtime.awaited import awaited_hosts
 from lq_operator.controllers.runtime.conditions import Progress, dump_conditions, set_progress
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.finalizers import ensure_finalizer, remove_finalizer
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.placements import placement_of
-from lq_operator.controllers.runtime.refs import Namespaces, Refs, disk_volumes
+from lq_operator.controllers.runtime.refs import Namespaces, Refs
 from lq_operator.controllers.runtime.status import report_status
 from lq_operator.controllers.runtime.tombstones import doomed_files, leave_tombstone
 from lq_operator.convert.power import should_run
@@ -31,6 +32,8 @@ from lq_operator.ports import Clock, Events, Resources, Store
 
 MANAGER = "lq-volume"
 WAIT_S = 5.0
+IN_USE_S = 15.0
+"""How soon to look again for a Volume to be deleted that is in use: a disk taken out of a spec wakes nobody."""
 FIRST_WORD_S = 3.0
 """A new Volume that is not ready by then says what it waits for (creation times are whole seconds)."""
 
@@ -43,6 +46,7 @@ class VolumeController:
     resources: Resources
     namespaces: Namespaces
     book: HostBook
+    attachments: Attachments
     events: Events
     clock: Clock
 
@@ -55,19 +59,10 @@ class VolumeController:
         if volume.deleting:
             return await self._delete(volume)
         volume = await ensure_finalizer(self.resources, volume, manager=MANAGER)
-        user = self._user(volume)
+        user = self.attachments.user(namespace, name)
         if volume.status.phase == "Ready":
             return await self._ready(volume, user)
         return await self._bind(volume, user)
-
-    def _user(self, volume: Volume) -> VirtualMachine | None:
-        """The oldest VM of the namespace that has it as a disk."""
-        users = [
-            vm
-            for vm in self.store.list(VirtualMachine)
-            if vm.metadata.namespace == volume.metadata.namespace and volume.metadata.name in disk_volumes(vm).values()
-        ]
-        return min(users, key=lambda vm: (vm.metadata.creation_timestamp or "", vm.metadata.name), default=None)
 
     # ------------------------------------------------------------ coming into being
 
@@ -94,7 +89,7 @@ class VolumeController:
         if isinstance(source, Lack):
             where = {"pool": pool.metadata.name, "node": entry.node, "phase": "Bound"}
             return await self._lack(volume, source, where)
-        return await self._make(volume, user, pool, entry, source)
+        return await self._make(volume, pool, entry, source)
 
     def _hold_s(self, volume: Volume, user: VirtualMachine) -> float:
         """Seconds to hold back a first status of a disk whose VM is about to be placed: mostly it is the last word too."""
@@ -155,9 +150,7 @@ class VolumeController:
             )
         return artefact.file
 
-    async def _make(
-        self, volume: Volume, user: VirtualMachine, pool: StoragePool, entry: OwnedHost, source: str | None
-    ) -> Requeue | None:
+    async def _make(self, volume: Volume, pool: StoragePool, entry: OwnedHost, source: str | None) -> Requeue | None:
         host_pool, format_ = f"lq-{pool.metadata.name}", self._format(volume, pool)
         names = {seen.name: seen for seen in await entry.host.list_volumes(host_pool, refresh=True)}
         namespace, name = volume.metadata.namespace or "", volume.metadata.name
@@ -192,7 +185,6 @@ class VolumeController:
             # By its name, never by what libvirt probes: a guest can write a qcow2 header with a backing file of the host
             # into its raw disk.
             "chain": [{"file": file, "format": file.rpartition(".")[2], "path": seen.path}],
-            "attachedTo": user.metadata.name,
         }
         await self._write(volume, Progress.READY, "Ready", "", status)
         return None
@@ -203,7 +195,7 @@ class VolumeController:
     # ------------------------------------------------------------ being there
 
     async def _ready(self, volume: Volume, user: VirtualMachine | None) -> Requeue | None:
-        status = self._kept(volume) | {"attachedTo": user.metadata.name if user else ""}
+        status = self._kept(volume)
         wanted = parse_bytes(volume.spec.size)
         if wanted <= volume.status.size_bytes:
             await self._write(volume, Progress.READY, "Ready", "", status)
@@ -237,11 +229,11 @@ class VolumeController:
     async def _delete(self, volume: Volume) -> Requeue | None:
         if FINALIZER not in volume.metadata.finalizers:
             return None
-        user = self._user(volume)
+        user = self.attachments.user(volume.metadata.namespace or "", volume.metadata.name)
         if user is not None and not _of_former(volume, user):
             message = f"in use by VirtualMachine {user.metadata.name}: delete that, or take the disk out of it"
             await self._write(volume, Progress.STALLED, "InUse", message, self._kept(volume))
-            return Requeue.after(60.0)
+            return Requeue.after(IN_USE_S)
         if volume.spec.reclaim_policy == "Delete":
             await self._delete_files(volume)
         await remove_finalizer(self.resources, volume, manager=MANAGER)
@@ -314,7 +306,6 @@ class VolumeController:
             "node": "",
             "sizeBytes": 0,
             "chain": [],
-            "attachedTo": "",
         }
         full = empty | status | {"observedGeneration": generation, "conditions": dump_conditions(conditions)}
         try:

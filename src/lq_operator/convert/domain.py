@@ -176,6 +176,28 @@ def hardware_abi(status: HardwareStatus) -> HardwareAbi:
     )
 
 
+def merged_abi(known: HardwareAbi, seen: HardwareAbi, vm: VirtualMachine) -> HardwareAbi:
+    """What the guest saw before, and where it sees what is new. A disk or NIC that spec does not name any more is
+    forgotten: its place is free for others."""
+    named = {f"disk/{disk.name}" for disk in vm.spec.disks} | {f"nic/{nic.name}" for nic in vm.spec.interfaces}
+
+    def merge(before: tuple[tuple[str, str], ...], now: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        places = dict(before) | {device: place for device, place in now if device not in dict(before)}
+        return tuple(
+            (device, place)
+            for device, place in places.items()
+            if device in named or not device.startswith(("disk/", "nic/"))
+        )
+
+    return HardwareAbi(
+        machine=known.machine or seen.machine,
+        cpu_model=known.cpu_model or seen.cpu_model,
+        cpu_features=known.cpu_features if known.machine else seen.cpu_features,
+        slots=merge(known.slots, seen.slots),
+        targets=merge(known.targets, seen.targets),
+    )
+
+
 def hardware_status(abi: HardwareAbi) -> HardwareStatus:
     """The inverse of hardware_abi."""
     return HardwareStatus(

@@ -17,6 +17,10 @@ USER_DATA_LIMIT_BYTES = 512 * 1024
 """Of user-data from a Secret: half of what a Secret can hold; cloud providers allow 16 to 64 KiB."""
 
 
+EPOCH_KEY = "limiquantix-epoch"
+"""In meta-data. Flat, so that a guest without a YAML parser finds it; `ds.meta_data.limiquantix_epoch` for cloud-init."""
+
+
 @dataclass(frozen=True, slots=True)
 class SeedNic:
     """A NIC whose address we know. `cidr` as 10.0.0.5/24."""
@@ -39,12 +43,16 @@ class SeedContent:
 
 
 def meta_data(
-    *, instance_id: str, hostname: str, public_keys: Sequence[str], extra: Mapping[str, Any] | None = None
+    *, instance_id: str, hostname: str, epoch: str, public_keys: Sequence[str], extra: Mapping[str, Any] | None = None
 ) -> bytes:
-    """meta-data of NoCloud. instance-id and local-hostname are ours and win over `extra`."""
+    """meta-data of NoCloud. instance-id, local-hostname and the epoch are ours and win over `extra`.
+
+    The epoch is that of the start which the seed was made for, so that a guest can say under which one it booted.
+    """
     document: dict[str, Any] = dict(extra or {})
     document["instance-id"] = instance_id
     document["local-hostname"] = hostname
+    document[EPOCH_KEY] = epoch
     if public_keys:
         document["public-keys"] = list(public_keys)
     return yaml.safe_dump(document, default_flow_style=False, sort_keys=True).encode()

@@ -142,7 +142,7 @@ def _make(connection: libvirt.virConnect, n: int, xml: str) -> None:
         disk.resize(2**30)
     seed = iso_bytes(
         SeedContent(
-            meta_data(instance_id=str(n), hostname=f"bare{n}", public_keys=[]),
+            meta_data(instance_id=str(n), hostname=f"bare{n}", epoch="0-0", public_keys=[]),
             b"#cloud-config\n",
             network_config([], []),
         )

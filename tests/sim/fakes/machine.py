@@ -455,6 +455,18 @@ class Machine:
             if domain.state.runs and domain.live is not None
         ]
 
+    def open_disks(self) -> list[tuple[Identity, str]]:
+        """Who has which disk file open; the file's name is the same on every machine that shares its folder."""
+        return [
+            (
+                domain.live.identity,
+                disk.path if disk.path.rpartition("/")[0] in self.shared else f"{self.name}:{disk.path}",
+            )
+            for domain in self.domains.values()
+            if domain.state.runs and domain.live is not None
+            for disk in domain.live.disks
+        ]
+
     def _tell(self, name: str, kind: str, detail: str) -> None:
         self.emit(DomainEvent(self.name, name, kind, detail))
 

@@ -13,6 +13,7 @@ from lq_operator.convert.domain import (
     domain_plan,
     hardware_abi,
     hardware_status,
+    merged_abi,
     spec_hash,
 )
 from lq_operator.core.model import DomainPlan, Epoch, HardwareAbi, Identity
@@ -67,6 +68,25 @@ def test_the_recorded_hardware_wins_over_what_cluster_and_host_would_choose() ->
 
 def test_hardware_survives_the_way_through_status() -> None:
     assert hardware_abi(hardware_status(ABI)) == ABI
+
+
+def test_new_devices_are_recorded_beside_the_old_and_gone_ones_forgotten() -> None:
+    seen = HardwareAbi(
+        "pc-q35-8.0",
+        "EPYC",
+        ("sse",),
+        (("disk/root", "0000:09:00.0"), ("disk/data", "0000:04:00.0"), ("controller/1", "0000:00:01.0")),
+        (("disk/data", "vdb"),),
+    )
+    merged = merged_abi(ABI, seen, vm(interfaces=[]))
+    assert (merged.machine, merged.cpu_model, merged.cpu_features) == ("pc-q35-7.2", "Haswell", ("aes",))
+    assert dict(merged.slots) == {
+        "disk/root": "0000:03:00.0",
+        "disk/data": "0000:04:00.0",
+        "controller/1": "0000:00:01.0",
+    }
+    assert dict(merged.targets) == {"disk/root": "vda", "disk/data": "vdb"}
+    assert merged_abi(HardwareAbi(), seen, vm()) == seen
 
 
 def test_hash_changes_with_what_the_guest_sees_and_with_nothing_else() -> None:

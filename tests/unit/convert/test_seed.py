@@ -38,11 +38,18 @@ def test_instance_id_and_hostname_are_ours() -> None:
         meta_data(
             instance_id="i",
             hostname="web",
+            epoch="3-17",
             public_keys=["ssh-ed25519 AAA"],
-            extra={"instance-id": "x", "tier": "front"},
+            extra={"instance-id": "x", "limiquantix-epoch": "9-9", "tier": "front"},
         )
     )
-    assert said == {"instance-id": "i", "local-hostname": "web", "public-keys": ["ssh-ed25519 AAA"], "tier": "front"}
+    assert said == {
+        "instance-id": "i",
+        "limiquantix-epoch": "3-17",
+        "local-hostname": "web",
+        "public-keys": ["ssh-ed25519 AAA"],
+        "tier": "front",
+    }
 
 
 def test_network_config_names_addresses_by_mac() -> None:

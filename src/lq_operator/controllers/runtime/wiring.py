@@ -19,6 +19,7 @@ from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmclass import VirtualMachineClass
 from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.api.volume import Volume
+from lq_operator.controllers.runtime.attachments import attached_volumes
 from lq_operator.controllers.runtime.placements import placed_on
 from lq_operator.controllers.runtime.refs import disk_volumes
 from lq_operator.core.model import DomainEvent, Identity, NodeName
@@ -87,14 +88,13 @@ class Routes:
         namespace, _, name = key.partition("/")
         vm = self.store.get(VirtualMachine, namespace, name)
         if vm is None:
-            # Its Volumes may go now, or serve another; its domain, if any is left, is an orphan.
-            def freed(volume: Volume) -> bool:
-                mine = volume.deleting or volume.status.attached_to == name
-                return mine and volume.metadata.namespace == namespace
+            # Its Volumes may go now, or grow, or be made for another; its domain, if any is left, is an orphan.
+            def waits(volume: Volume) -> bool:
+                return volume.metadata.namespace == namespace and (volume.deleting or _unsettled(volume))
 
-            self._all(Volume, "volume", freed)
+            self._all(Volume, "volume", waits)
             return
-        for volume in disk_volumes(vm).values():
+        for volume in {*disk_volumes(vm).values(), *attached_volumes(vm)}:
             self.queues["volume"](f"{namespace}/{volume}")
 
     def _operation(self, key: str) -> None:
@@ -142,6 +142,6 @@ _OWN_QUEUE: dict[type[Resource], str] = {
 }
 
 
-def _unsettled(vm: VirtualMachine) -> bool:
-    ready = vm.status.condition("Ready")
+def _unsettled(obj: VirtualMachine | Volume) -> bool:
+    ready = obj.status.condition("Ready")
     return ready is None or ready.status != "True"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lq_operator.api.vm import VirtualMachine
+from lq_operator.controllers.runtime.attachments import Attachments
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.placements import placement_of
 from lq_operator.controllers.runtime.refs import Namespaces, Refs
@@ -15,7 +16,7 @@ from lq_operator.controllers.vm.memory import Memories, VmMemory
 from lq_operator.controllers.vm.observe import Observer
 from lq_operator.controllers.vm.prepare import Prepared, prepare
 from lq_operator.controllers.vm.report import Reporter
-from lq_operator.convert.domain import spec_hash
+from lq_operator.convert.domain import hardware_abi, merged_abi, spec_hash
 from lq_operator.convert.power import should_run
 from lq_operator.core.actions import AskStop, RemoveFinalizer, StartGuest, WritePlacement
 from lq_operator.core.lifecycle.decide import decide
@@ -40,6 +41,7 @@ class VmController:
     store: Store
     resources: Resources
     namespaces: Namespaces
+    attachments: Attachments
     observer: Observer
     actor: Actor
     reporter: Reporter
@@ -52,12 +54,15 @@ class VmController:
         identity = self.observer.identity(namespace, name)
         if vm is None:
             self.observer.guests.forget(identity)
+            self.attachments.drop(namespace, name)
             return None
         memory = self.memories.of(vm.metadata.uid)
         vm = await self._not_older(vm, memory)
         effect, outcomes = self.observer.operations(vm, memory)
         if await self.reporter.operations(vm, outcomes, memory):
             return Requeue.now()
+        if vm.status.placement is None or vm.status.placement.phase not in ("Committed", "Moving"):
+            self.attachments.drop(namespace, name)
         refs = Refs(self.store, namespace, await self.namespaces.labels(namespace))
         return await self._rounds(vm, identity, memory, effect, refs)
 
@@ -92,6 +97,8 @@ class VmController:
                 await self.reporter.report(vm, world, decision, effect, prepared, memory, hardware)
                 vm = self.store.get(VirtualMachine, vm.metadata.namespace, vm.metadata.name) or vm
             for action in decision.actions:
+                if isinstance(action, WritePlacement) and action.new.epoch == world.next_epoch:
+                    self.attachments.take(vm)  # no await lies between this and the question in prepare
                 vm = await self.actor.act(action, vm, identity, memory, prepared)
                 if isinstance(action, RemoveFinalizer):
                     self.memories.forget(vm.metadata.uid)
@@ -107,6 +114,9 @@ class VmController:
             raise Transient(f"{identity.key}: still not settled after {MAX_ROUNDS} steps")
         if (hold_s := self._hold_s(vm, decision, memory)) > 0:
             return Requeue.after(hold_s)
+        if hardware is None and decision.state in ("Running", "Paused") and not vm.status.hardware.machine:
+            # Whoever started it died before saying what it sees.
+            hardware = await self._hardware(vm, identity, world)
         decision = replace(decision, counts_restart=automatic)
         await self.reporter.report(vm, world, decision, effect, prepared, memory, hardware)
         if decision.give_up:
@@ -130,7 +140,7 @@ class VmController:
             in_use = self.observer.book.addresses()
             children = await ensure_children(vm, identity, refs, self.store, self.resources, in_use)
         node = placement.node if placement is not None and placement.phase is not Phase.RELEASED else None
-        return prepare(vm, identity, node, refs, self.store, children)
+        return prepare(vm, identity, node, refs, self.store, self.attachments, children)
 
     async def _list_placed(self, world: VmWorld, memory: VmMemory) -> bool:
         """Before acting, look at the placed host itself and not at what was heard of it."""
@@ -147,13 +157,15 @@ class VmController:
         return True
 
     async def _hardware(self, vm: VirtualMachine, identity: Identity, world: VmWorld) -> HardwareAbi | None:
+        """What the guest sees from now on: places of devices that it has seen before, and of those that are new."""
         entry = self.observer.host(world.placement)
-        if entry is None or vm.status.hardware.machine:
+        if entry is None:
             return None
         try:
-            return await entry.host.read_hardware(identity.domain_name)
+            seen = await entry.host.read_hardware(identity.domain_name)
         except NotFound:
             return None
+        return merged_abi(hardware_abi(vm.status.hardware), seen, vm)
 
 
 def _image_untold(vm: VirtualMachine, decision: Decision, memory: VmMemory) -> bool:

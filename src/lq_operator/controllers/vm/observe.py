@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from lq_operator.api.base import FINALIZER
@@ -18,8 +18,8 @@ from lq_operator.controllers.vm.memory import VmMemory
 from lq_operator.controllers.vm.prepare import Prepared
 from lq_operator.convert.power import declared_of, wanted_of
 from lq_operator.core.failover.facts import Actor, Knowledge, Role, Tombstone
-from lq_operator.core.lifecycle.operations import Effect, Operation, Outcome, Shown, judge_operations
-from lq_operator.core.lifecycle.power import RestartPolicy, Verb
+from lq_operator.core.lifecycle.operations import Effect, Operation, Outcome, Shown, judge_operations, taken_back
+from lq_operator.core.lifecycle.power import Power, RestartPolicy, Verb
 from lq_operator.core.lifecycle.world import Lack, PlacedHost, Run, VmWorld, Wish
 from lq_operator.core.model import Identity, NodeName, Placement
 from lq_operator.ports import Clock, Store
@@ -72,7 +72,11 @@ class Observer:
         if not running and state in ("Running", "Paused", "Stopping"):
             state = "Unknown"
         shown = Shown(state, running[0] if running else None)
-        return judge_operations(operations, declared_of(vm), shown)
+        effect, outcomes = judge_operations(operations, declared_of(vm), shown)
+        if effect.wanted is None and declared_of(vm) is None:
+            before = Power(power.wanted_before) if power.wanted_before else None
+            effect = replace(effect, back=taken_back(operations, outcomes, power.last_operation, before))
+        return effect, outcomes
 
     def world(
         self, vm: VirtualMachine, memory: VmMemory, prepared: Prepared, effect: Effect, *, fresh: bool
@@ -180,7 +184,7 @@ class Observer:
 
 def _wish(vm: VirtualMachine, effect: Effect, memory: VmMemory) -> Wish:
     return Wish(
-        power=effect.wanted or wanted_of(vm),
+        power=effect.wanted or effect.back or wanted_of(vm),
         declared=declared_of(vm),
         policy=RestartPolicy(vm.spec.restart_policy),
         force=effect.force or vm.spec.shutdown.grace_period_seconds == 0,

@@ -8,6 +8,7 @@ from lq_operator.api.cluster import HypervisorCluster
 from lq_operator.api.network import VirtualNetwork
 from lq_operator.api.vm import Interface, VirtualMachine
 from lq_operator.api.volume import Volume
+from lq_operator.controllers.runtime.attachments import Attachments
 from lq_operator.controllers.runtime.refs import Refs, disk_volumes
 from lq_operator.controllers.vm.children import Children, subnet_of
 from lq_operator.convert.domain import ResolvedDisk, ResolvedNic, Size
@@ -15,6 +16,9 @@ from lq_operator.convert.seed import SeedNic
 from lq_operator.core.lifecycle.world import Lack
 from lq_operator.core.model import Identity, NodeName
 from lq_operator.ports import Store
+
+IN_USE_S = 10.0
+"""How soon to look again whether the other VM has given the Volume up: nothing tells."""
 
 
 @dataclass(slots=True)
@@ -32,12 +36,18 @@ class Prepared:
 
 
 def prepare(
-    vm: VirtualMachine, identity: Identity, node: NodeName | None, refs: Refs, store: Store, children: Children
+    vm: VirtualMachine,
+    identity: Identity,
+    node: NodeName | None,
+    refs: Refs,
+    store: Store,
+    attachments: Attachments,
+    children: Children,
 ) -> Prepared:
     """Resolve for a start on `node` (None: not placed, only the blockers are of interest)."""
     prepared = Prepared(blockers=list(children.lacks))
     _cluster_and_size(vm, refs, prepared)
-    _disks(vm, node, refs, store, prepared)
+    _disks(vm, node, refs, store, attachments, prepared)
     for interface in vm.spec.interfaces:
         _nic(vm, identity, interface, node, refs, children, prepared)
     _duplicate_macs(vm, store, prepared)
@@ -57,7 +67,9 @@ def _cluster_and_size(vm: VirtualMachine, refs: Refs, prepared: Prepared) -> Non
         prepared.size = size
 
 
-def _disks(vm: VirtualMachine, node: NodeName | None, refs: Refs, store: Store, prepared: Prepared) -> None:
+def _disks(
+    vm: VirtualMachine, node: NodeName | None, refs: Refs, store: Store, attachments: Attachments, prepared: Prepared
+) -> None:
     for disk_name, volume_name in disk_volumes(vm).items():
         where = f"spec.disks[{disk_name}]"
         volume = store.get(Volume, vm.metadata.namespace, volume_name)
@@ -66,14 +78,10 @@ def _disks(vm: VirtualMachine, node: NodeName | None, refs: Refs, store: Store, 
             lack = Lack("VolumeNotFound", f"{where}: there is no Volume {volume_name}", stalled=not templated)
             prepared.blockers.append(lack)
             continue
-        if (user := _other_user(vm, volume_name, store)) is not None:
-            prepared.blockers.append(
-                Lack(
-                    "VolumeInUse",
-                    f"{where}: Volume {volume_name} belongs to VirtualMachine {user} too; a disk has one VM",
-                    stalled=True,
-                )
-            )
+        user = attachments.user(vm.metadata.namespace or "", volume_name)
+        if user is not None and user.metadata.name != vm.metadata.name:
+            message = f"{where}: Volume {volume_name} belongs to VirtualMachine {user.metadata.name}; a disk has one VM"
+            prepared.blockers.append(Lack("VolumeInUse", message, stalled=True, again_s=IN_USE_S))
             continue
         if not volume.status.pool and prepared.cluster is not None:
             pool = refs.pool(volume.spec.pool_ref, prepared.cluster.metadata.name, f"{where}: Volume {volume_name}")
@@ -107,20 +115,6 @@ def _one_disk(disk_name: str, volume: Volume, node: NodeName | None, prepared: P
     else:
         link = status.chain[0]
         prepared.disks.append(ResolvedDisk(disk_name, link.path, link.format))
-
-
-def _other_user(vm: VirtualMachine, volume: str, store: Store) -> str | None:
-    """An older VM of the namespace that uses the same Volume."""
-    mine = (vm.metadata.creation_timestamp or "", vm.metadata.name)
-    for other in store.list(VirtualMachine):
-        if other.metadata.namespace != vm.metadata.namespace or other.metadata.name == vm.metadata.name:
-            continue
-        if (
-            volume in disk_volumes(other).values()
-            and (other.metadata.creation_timestamp or "", other.metadata.name) < mine
-        ):
-            return other.metadata.name
-    return None
 
 
 def _nic(

@@ -109,7 +109,7 @@ class Reporter:
             "guest": _dump(guest),
             "addresses": list(dict.fromkeys([*claimed, *addresses])) if running else [],
             "interfaces": [_dump(interface) for interface in interfaces],
-            "disks": [_dump(disk) for disk in _disks(vm, prepared)],
+            "disks": [_dump(disk) for disk in _disks(vm, prepared, kept=running and bool(pending))],
         }
         try:
             wrote = await report_status(self.resources, vm, status, MANAGER)
@@ -221,6 +221,8 @@ def _power(
     deadline = before.stop_deadline if stopping else ""
     if stopping and not deadline:
         deadline = after_seconds(now, vm.spec.shutdown.grace_period_seconds)
+    # In one write with the state that was asked for: an operation that has come so far does not fail any more.
+    under_way = effect.wanted is not None and declared is None and decision.standing is not Standing.READY
     by_wish = decision.state == "Running" and effect.wanted is not None
     return PowerStatus(
         state=decision.state,
@@ -233,6 +235,7 @@ def _power(
         restarts=_restarts(before, decision, by_wish=by_wish, stable=_stable(before, decision, now)),
         next_restart=_next_restart(before, decision, now),
         epoch=str(epoch) if epoch else "",
+        wanted_before=(before.wanted_before or before.wanted) if under_way else "",
         last_operation=effect.operation_uid or before.last_operation,
         state_node=_state_node(before, decision, memory, prepared),
     )
@@ -349,10 +352,11 @@ def _interfaces(
     return found
 
 
-def _disks(vm: VirtualMachine, prepared: Prepared) -> list[DiskStatus]:
+def _disks(vm: VirtualMachine, prepared: Prepared, *, kept: bool) -> list[DiskStatus]:
+    """`kept`: the guest runs with what an earlier spec said, so a disk that was taken out of it is still attached."""
     ready = {disk.name for disk in prepared.disks}
     missing = {lack.message for lack in (*prepared.pending, *prepared.blockers)}
-    return [
+    wanted = [
         DiskStatus(
             name=name,
             volume=volume,
@@ -361,3 +365,8 @@ def _disks(vm: VirtualMachine, prepared: Prepared) -> list[DiskStatus]:
         )
         for name, volume in disk_volumes(vm).items()
     ]
+    if not kept:
+        return wanted
+    message = "taken out of spec.disks: the guest has it until its next start"
+    had = [disk for disk in vm.status.disks if disk.ready and disk.name not in {d.name for d in wanted}]
+    return [*wanted, *(disk.model_copy(update={"message": message}) for disk in had)]

@@ -11,6 +11,7 @@ from lq_operator.api.base import SecretKeyRef
 from lq_operator.api.vm import CloudInit, VirtualMachine
 from lq_operator.controllers.vm.prepare import Prepared
 from lq_operator.convert.seed import USER_DATA_LIMIT_BYTES, SeedContent, iso_bytes, meta_data, network_config
+from lq_operator.core.model import Epoch
 from lq_operator.core.result import Rejected
 from lq_operator.ports import Resources
 
@@ -19,7 +20,7 @@ class SeedRefused(Rejected):
     """What the user gave for the seed is missing or not what it should be; no host was asked."""
 
 
-async def build_seed(vm: VirtualMachine, prepared: Prepared, resources: Resources) -> bytes | None:
+async def build_seed(vm: VirtualMachine, epoch: Epoch, prepared: Prepared, resources: Resources) -> bytes | None:
     """The ISO, or None where neither cloudInit nor a claimed address asks for one.
 
     Raises SeedRefused naming the field for a Secret or key that is missing, too large or not what it should be.
@@ -38,6 +39,7 @@ async def build_seed(vm: VirtualMachine, prepared: Prepared, resources: Resource
         # A new incarnation is a new instance to cloud-init; a restart is not.
         instance_id=vm.metadata.uid,
         hostname=cloud.hostname or vm.metadata.name,
+        epoch=str(epoch),
         public_keys=keys,
         extra=extra,
     )

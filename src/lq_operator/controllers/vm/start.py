@@ -99,7 +99,7 @@ class Starter:
     async def _start(
         self, vm: VirtualMachine, identity: Identity, epoch: Epoch, entry: OwnedHost, prepared: Prepared
     ) -> None:
-        seed = await build_seed(vm, prepared, self.resources)
+        seed = await build_seed(vm, epoch, prepared, self.resources)
         names = [volume.name for volume in await entry.host.list_volumes(STATE_POOL, refresh=True)]
         directory = await self.state_dir(entry)
         if seed is not None:

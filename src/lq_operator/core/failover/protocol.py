@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 from lq_operator.core.failover import guards as g
 from lq_operator.core.failover.facts import (
@@ -72,7 +73,8 @@ __all__ = [
     "without",
 ]
 
-Effect = Callable[[Placement | None, Request], Placement]
+Effect = Callable[[Placement | None, Any], Placement]
+"""`Any`: an effect takes the request of its row, which is the key of the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,26 @@ class Row:
 
     phases: frozenset[Phase | None]
     guards: tuple[Guard, ...]
-    effect: Callable[[Placement | None, object], Placement]
+    effect: Effect
 
 
 # ---------------------------------------------------------------- effects
+
+
+def _committed(
+    stamp: Stamp, view: HostView, epoch: Epoch | None, released: Epoch | None, evidence: tuple[Evidence, ...]
+) -> Placement:
+    return Placement(
+        Phase.COMMITTED,
+        stamp.write_id,
+        stamp.since,
+        node=view.node,
+        host_uuid=view.host_uuid,
+        boot=view.boot,
+        epoch=epoch,
+        released_epoch=released,
+        evidence=evidence,
+    )
 
 
 def _register(current: Placement | None, request: Register) -> Placement:
@@ -103,17 +121,8 @@ def _found(current: Placement | None, request: Bind | Displace) -> Placement:
     found = request.view.sighting
     assert found is not None
     proofs = request.proofs if isinstance(request, Displace) else ()
-    return Placement(
-        Phase.COMMITTED,
-        request.stamp.write_id,
-        request.stamp.since,
-        node=request.view.node,
-        host_uuid=request.view.host_uuid,
-        boot=request.view.boot,
-        epoch=found.epoch,
-        released_epoch=known_epoch(current),
-        evidence=tuple(proof.evidence for proof in proofs),
-    )
+    evidence = tuple(proof.evidence for proof in proofs)
+    return _committed(request.stamp, request.view, found.epoch, known_epoch(current), evidence)
 
 
 def _assign(current: Placement | None, request: Assign) -> Placement:
@@ -142,18 +151,8 @@ def _unassign(current: Placement | None, request: Unassign) -> Placement:
 
 def _commit(current: Placement | None, request: Commit) -> Placement:
     assert current is not None
-    return Placement(
-        Phase.COMMITTED,
-        request.stamp.write_id,
-        request.stamp.since,
-        node=request.view.node,
-        host_uuid=request.view.host_uuid,
-        boot=request.view.boot,
-        epoch=request.epoch,
-        released_epoch=current.released_epoch,
-        # For people: by what it could leave the host where it ran under releasedEpoch. No guard reads it.
-        evidence=current.evidence,
-    )
+    # The evidence is kept for people: by what it could leave the host where it ran under releasedEpoch. No guard reads it.
+    return _committed(request.stamp, request.view, request.epoch, current.released_epoch, current.evidence)
 
 
 def _begin_move(current: Placement | None, request: BeginMove) -> Placement:
@@ -176,17 +175,7 @@ def _end_move(current: Placement | None, request: EndMove) -> Placement:
         return Placement(Phase.RELEASED, stamp.write_id, stamp.since, released_epoch=request.epoch, evidence=proofs)
     side = request.target if request.end is MoveEnd.TARGET else request.source
     assert side is not None
-    return Placement(
-        Phase.COMMITTED,
-        stamp.write_id,
-        stamp.since,
-        node=side.node,
-        host_uuid=side.host_uuid,
-        boot=side.boot,
-        epoch=request.epoch,
-        released_epoch=current.released_epoch,
-        evidence=proofs,
-    )
+    return _committed(stamp, side, request.epoch, current.released_epoch, proofs)
 
 
 def _release(current: Placement | None, request: Release) -> Placement:
@@ -212,7 +201,7 @@ TABLE: Mapping[type, Row] = MappingProxyType(
         Register: Row(
             _ABSENT,
             (g.by_vm_controller, g.memory_agrees, g.no_tombstone, g.no_orphan, g.no_sighting, g.inventory_complete),
-            _register,  # type: ignore[arg-type]
+            _register,
         ),
         Bind: Row(
             _ABSENT,
@@ -225,7 +214,7 @@ TABLE: Mapping[type, Row] = MappingProxyType(
                 g.found_epoch_known,
                 g.shut_off_only_if_latest,
             ),
-            _found,  # type: ignore[arg-type]
+            _found,
         ),
         Displace: Row(
             frozenset({Phase.RELEASED, Phase.ASSIGNED, Phase.COMMITTED, Phase.MOVING}),
@@ -240,14 +229,14 @@ TABLE: Mapping[type, Row] = MappingProxyType(
                 g.found_displaces,
                 g.evidence_of_placement,
             ),
-            _found,  # type: ignore[arg-type]
+            _found,
         ),
         Assign: Row(
             frozenset({Phase.RELEASED, Phase.ASSIGNED}),
             (g.by_scheduler, g.wanted, g.fits, g.no_tombstone, g.member_known_everywhere),
-            _assign,  # type: ignore[arg-type]
+            _assign,
         ),
-        Unassign: Row(_ASSIGNED, (g.by_scheduler,), _unassign),  # type: ignore[arg-type]
+        Unassign: Row(_ASSIGNED, (g.by_scheduler,), _unassign),
         Commit: Row(
             frozenset({Phase.ASSIGNED, Phase.COMMITTED}),
             (
@@ -263,7 +252,7 @@ TABLE: Mapping[type, Row] = MappingProxyType(
                 g.epoch_of_my_term,
                 g.epoch_is_new,
             ),
-            _commit,  # type: ignore[arg-type]
+            _commit,
         ),
         BeginMove: Row(
             frozenset({Phase.COMMITTED}),
@@ -277,7 +266,7 @@ TABLE: Mapping[type, Row] = MappingProxyType(
                 g.member_known_everywhere,
                 g.fresh_ticket,
             ),
-            _begin_move,  # type: ignore[arg-type]
+            _begin_move,
         ),
         EndMove: Row(
             _MOVING,
@@ -292,7 +281,7 @@ TABLE: Mapping[type, Row] = MappingProxyType(
                 g.epoch_of_my_term,
                 g.epoch_is_new,
             ),
-            _end_move,  # type: ignore[arg-type]
+            _end_move,
         ),
         Release: Row(
             frozenset({Phase.COMMITTED, Phase.MOVING}),
@@ -302,7 +291,7 @@ TABLE: Mapping[type, Row] = MappingProxyType(
                 g.moving_released_by_ha,
                 g.evidence_of_placement,
             ),
-            _release,  # type: ignore[arg-type]
+            _release,
         ),
     }
 )

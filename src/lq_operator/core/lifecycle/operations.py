@@ -43,9 +43,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What the active operation asks of the VM. `wanted` None: nothing."""
+    """What the active operation asks of the VM. `wanted` None: nothing. `back`: what is wanted again, because the
+    operation that decided otherwise failed or is gone."""
 
     wanted: Power | None = None
+    back: Power | None = None
     operation_uid: str = ""
     force: bool = False
     restart_of: Epoch | None = None
@@ -92,6 +94,18 @@ def judge_operations(
         message = f"not done within {active.deadline_s:.0f} s; the VM is {shown.state}"
         return Effect(), (*outcomes, Outcome(active.uid, "Failed", "DeadlineExceeded", message))
     return _effect(active), tuple(outcomes)
+
+
+def taken_back(
+    operations: Sequence[Operation], outcomes: Sequence[Outcome], decided_by: str, before: Power | None
+) -> Power | None:
+    """What was wanted before the operation `decided_by`, once it failed or was deleted half-way; else None.
+
+    `before` None: nothing is under way. Nothing is kept for it but what status says, so that a crash between the
+    operation's last word and the VM's changes nothing: a guest is not cut off for an operation that has failed.
+    """
+    phases = {o.uid: o.phase for o in operations} | {o.uid: o.phase for o in outcomes}
+    return None if phases.get(decided_by, "Failed") in ("Pending", "Running", "Succeeded") else before
 
 
 def _nothing_to_do(verb: Verb, shown: Shown) -> str:

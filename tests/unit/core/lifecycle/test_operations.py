@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lq_operator.core.lifecycle.operations import Effect, Operation, Shown, judge_operations
+from lq_operator.core.lifecycle.operations import Effect, Operation, Outcome, Shown, judge_operations, taken_back
 from lq_operator.core.lifecycle.power import Power, Verb
 from lq_operator.core.model import Epoch
 
@@ -79,6 +79,18 @@ def test_given_up_after_its_deadline() -> None:
     late = replace(op(Verb.STOP), age_s=61.0)
     effect, outcomes = judge_operations([late], None, UP)
     assert (effect, outcomes[0].reason) == (Effect(), "DeadlineExceeded")
+
+
+@pytest.mark.parametrize(
+    ("phase", "back"),
+    [("Failed", True), ("Refused", True), ("Running", False), ("Pending", False), ("Succeeded", False)],
+)
+def test_the_wish_of_an_operation_that_failed_is_taken_back(phase: str, back: bool) -> None:
+    assert (taken_back([op(Verb.STOP, phase)], (), "u1", Power.RUNNING) is Power.RUNNING) is back
+    judged = (Outcome("u1", phase, "x"),)
+    assert (taken_back([op(Verb.STOP)], judged, "u1", Power.RUNNING) is Power.RUNNING) is back
+    assert taken_back([], (), "u1", Power.PAUSED) is Power.PAUSED, "deleted half-way"
+    assert taken_back([op(Verb.STOP, phase)], (), "u1", None) is None, "nothing was under way"
 
 
 def test_finished_ones_count_no_more() -> None:
