@@ -93,6 +93,33 @@ def test_volume_grows_when_its_vm_is_stopped_and_never_shrinks(dc: Datacenter) -
     assert link["file"] not in dc.files("shared")
 
 
+def test_volume_is_one_vms_until_its_guest_has_let_go_of_it(dc: Datacenter) -> None:
+    disk = [{"name": "data", "volumeRef": {"name": "single"}}]
+    dc.apply(lq("Volume", "single", {"size": "1Gi", "poolRef": "shared"}), diskless("first"), diskless("second"))
+    for name in ("first", "second"):
+        dc.wait_state(name, "Running")
+    dc.apply(diskless("second", disks=disk))
+    assert dc.do("second", "Restart")["phase"] == "Succeeded"
+    file = dc.xml("second").find("devices/disk/source").get("file")
+    # The older one names it too: it may not have it, whatever its age.
+    dc.apply(diskless("first", disks=disk))
+    dc.operate("first", "Restart", name="wants-it")
+    waiting = dc.wait_for("VirtualMachine", "first", lambda o: reason(o) == "VolumeInUse")
+    assert "VirtualMachine second" in condition(waiting, "Ready")["message"]
+    # Out of the younger one's spec; its guest has it until it ends.
+    dc.apply(diskless("second"))
+    kept = dc.wait_for("VirtualMachine", "second", lambda o: condition(o, "RestartRequired").get("status") == "True")
+    assert [d["volume"] for d in kept["status"]["disks"]] == ["single"]
+    assert reason(dc.vm("first")) == "VolumeInUse"
+    assert dc.do("second", "Restart")["phase"] == "Succeeded"
+    dc.wait_state("first", "Running")
+    assert dc.xml("first").find("devices/disk/source").get("file") == file
+    assert dc.xml("second").find("devices/disk/source") is None
+    dc.delete("VirtualMachine", "first", "second")
+    dc.delete("Volume", "single")
+    dc.wait_gone("Volume", "single")
+
+
 def _capacity(dc: Datacenter, file: str) -> int:
     host = dc.lab.hosts[0]
     host.virsh("pool-refresh", "lq-shared")

@@ -53,5 +53,15 @@ def test_devices_and_data_are_the_same_on_another_host(dc: Datacenter) -> None:
         assert dc.guest("abi", WHERE) == seen
     finally:
         dc.patch("HypervisorNode", first, {"spec": {"unschedulable": False}})
+    # A disk that comes later has its place recorded, too, and takes nobody's.
+    manifest["spec"]["disks"].append({"name": "late", "template": {"size": "1Gi", "poolRef": "shared"}})
+    dc.apply(manifest)
+    assert dc.do("abi", "Restart")["phase"] == "Succeeded"
+    with_late = dc.wait_state("abi", "Running")["status"]["hardware"]
+    late = [slot for slot in with_late["slots"] if slot["device"] == "disk/late"]
+    assert len(late) == 1
+    assert [slot for slot in with_late["slots"] if slot not in late] == hardware["slots"]
+    definition = _devices(dc.xml("abi"))
+    assert {alias: place for alias, place in definition.items() if "late" not in alias} == _devices(before)
     dc.delete("VirtualMachine", "abi")
     dc.wait_gone("VirtualMachine", "abi")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -195,3 +196,27 @@ def test_verbs_that_have_nothing_to_do_say_how_it_is(dc: Datacenter) -> None:
     assert condition(dc.wait_for("VirtualMachine", "idle", ready), "Stalled").get("status") != "True"
     dc.delete("VirtualMachine", "idle")
     dc.wait_gone("VirtualMachine", "idle")
+
+
+def test_stop_that_failed_or_was_called_off_cuts_nobody_off(dc: Datacenter) -> None:
+    """A machine that hears nothing, with a grace period that ends after the operations: it is past it that counts."""
+    grace_s = 12
+    dc.apply(diskless("deaf", shutdown={"gracePeriodSeconds": grace_s}))
+    dc.wait_state("deaf", "Running")
+    pid, epoch = dc.qemu_pid("deaf"), dc.metadata("deaf")["epoch"]
+    late = dc.operate("deaf", "Stop", deadlineSeconds=3)
+    dc.wait_for("VirtualMachine", "deaf", lambda o: o["status"]["power"].get("wantedBefore") == "Running")
+    assert dc.outcome(late)["phase"] == "Failed"
+    called_off = dc.operate("deaf", "Stop")
+    dc.wait_for("VirtualMachine", "deaf", lambda o: o["status"]["power"].get("stopDeadline"))
+    dc.delete("VirtualMachineOperation", called_off)
+    vm = dc.wait_state("deaf", "Running")
+    assert (vm["status"]["power"]["wanted"], vm["status"]["power"].get("wantedBefore", "")) == ("Running", "")
+    time.sleep(grace_s + 2)
+    assert (dc.qemu_pid("deaf"), dc.metadata("deaf")["epoch"]) == (pid, epoch)
+    assert power(dc.vm("deaf")) == "Running"
+    # One that is given the time does cut it off.
+    assert dc.do("deaf", "Stop")["phase"] == "Succeeded"
+    assert dc.seen("deaf") == {}
+    dc.delete("VirtualMachine", "deaf")
+    dc.wait_gone("VirtualMachine", "deaf")

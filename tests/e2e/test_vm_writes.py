@@ -38,13 +38,14 @@ def _writes(dc: Datacenter, offset: int) -> Counter[str]:
 
 def _settled(dc: Datacenter, offset: int) -> Counter[str]:
     """The writes, once no more come: two looks with a second between them see the same."""
-    seen: list[Counter[str]] = [Counter()]
+    seen: list[Counter[str] | None] = [None]
 
     def quiet() -> bool:
         seen.append(_writes(dc, offset))
         return seen[-1] == seen[-2]
 
     dc.until(quiet, every_s=1.5)
+    assert seen[-1] is not None
     return seen[-1]
 
 
