@@ -55,9 +55,9 @@ class Conflicts:
 
     def _selected_counts(self, group: Group) -> IntArray:
         counts = np.zeros(self.state.n, np.int64)
-        for (namespace, shape), rows in self.state.groups.population.items():
-            if group.selects(namespace, shape):
-                for row, count in rows.items():
+        for kind in self.state.groups.kinds.values():
+            if kind.rows and group.selects(kind.namespace, kind.shape):
+                for row, count in kind.rows.items():
                     counts[row] += count
         return counts
 

@@ -28,8 +28,8 @@ class FailoverGuard:
         self.admission = Admission(engine, protects)
         self._verdicts: dict[str, FailureVerdict] = {}
         self._used = np.zeros((2, 0, 0), np.int64)  # [vCPU or memory, failed row, row that takes VMs]
-        self._position = (-1, 0)
-        self._facts_position = (-1, 0)
+        self._position = -1
+        self._facts_position = -1
 
     def __call__(self, identity: VmKey, shape: Shape, host: str) -> str:
         """Judge one placement."""
@@ -56,7 +56,8 @@ class FailoverGuard:
         if self._position == state.load_log.position and self._facts_position == state.facts_log.position:
             return
         touched = state.load_log.since(self._position)
-        facts_changed = self._facts_position != state.facts_log.position
+        renewed = state.facts_log.since(self._facts_position)
+        facts_changed = renewed is None or len(renewed) > 0
         self._position, self._facts_position = state.load_log.position, state.facts_log.position
         if touched is None or facts_changed or self._used.shape[1] != len(state.alive):
             self._used = np.zeros((2, len(state.alive), len(state.alive)), np.int64)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from lq_operator.core.placement.filters import FILTERS, Depends
+from lq_operator.core.placement.filters import BITS, FILTERS, Depends
 from lq_operator.core.placement.question import Question
 from lq_operator.core.placement.state import BoolArray, ClusterState, IntArray
 from lq_operator.core.placement.types import Shape
@@ -15,7 +16,6 @@ Pick = tuple[int, str, int, int, str]
 """One change found: (cost, target, value, row, sentence)."""
 
 
-BITS = {rule.name: 1 << at for at, rule in enumerate(FILTERS)}
 DEAD = 1 << len(FILTERS)
 
 
@@ -45,7 +45,7 @@ class Case:
     def any_only(self, *names: str) -> bool:
         """Whether there is such a row."""
         cured = sum(BITS[name] for name in names)
-        return any(pattern and not pattern & ~cured for pattern in self.patterns)
+        return bool([pattern for pattern in self.patterns if pattern and not pattern & ~cured])
 
     def first(self, rows: BoolArray) -> int | None:
         """The first of these rows in tie-breaker order."""
@@ -54,15 +54,18 @@ class Case:
         return int(order[at]) if len(order) and rows[order[at]] else None
 
 
-def answers(state: ClusterState, question: Question) -> dict[str, BoolArray]:
-    """Every applicable filter's answer for every row; fills in the domains that spreading may count."""
+def answers(
+    state: ClusterState, question: Question, depends: tuple[Depends, ...] = tuple(Depends)
+) -> dict[str, BoolArray]:
+    """Every applicable filter's answer for every row, of these sorts of filters. Of all sorts: fills in the hosts that
+    spreading may count."""
     every = slice(0, state.n)
     fails: dict[str, BoolArray] = {}
     eligible = state.alive.copy()
     for rule in FILTERS:
-        if rule.depends is Depends.GROUPS:
+        if rule.depends is Depends.GROUPS and Depends.FACTS in depends:
             question.eligible = eligible
-        if rule.applies(question):
+        if rule.depends in depends and rule.applies(question):
             fails[rule.name] = rule.fails(state, question, every)
             if rule.depends is Depends.FACTS:
                 eligible[every] &= ~fails[rule.name]
@@ -70,22 +73,24 @@ def answers(state: ClusterState, question: Question) -> dict[str, BoolArray]:
 
 
 def case_of(state: ClusterState, question: Question) -> Case:
-    """Judge every filter by itself (a decision stops at the first that fails)."""
-    own = replace(question, eligible=None, eligible_domains={})
-    fails = answers(state, own)
-    failing = _bits_of(state, fails)
-    return Case(state, own, fails, failing, frozenset(failing.tolist()))
+    """Judge every filter by itself (a decision stops at the first that fails). The question's FACTS are known already."""
+    assert question.facts_failing is not None
+    fails = answers(state, question, (Depends.LOAD, Depends.GROUPS))
+    failing = question.facts_failing[: state.n] + _bits_of(state, fails)
+    return Case(state, question, fails, failing, frozenset(failing.tolist()))
 
 
 def _bits_of(state: ClusterState, fails: dict[str, BoolArray]) -> IntArray:
     failing = np.where(state.alive[: state.n], 0, DEAD)
     for name, mask in fails.items():
-        failing += mask * BITS[name]
+        if mask.any():
+            failing += mask * BITS[name]
     return failing
 
 
-def fits_with(case: Case, shape: Shape, **terms: object) -> BoolArray:
+def fits_with(case: Case, shape: Shape, **terms: Any) -> BoolArray:
     """Rows that fit when the request is changed."""
-    changed = replace(case.question, shape=shape, eligible=None, eligible_domains={}, **terms)  # type: ignore[arg-type]
+    fresh: dict[str, Any] = {"eligible": None, "eligible_domains": {}, "facts_failing": None}
+    changed = replace(case.question, shape=shape, **fresh, **terms)
     rows: BoolArray = _bits_of(case.state, answers(case.state, changed)) == 0
     return rows

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from lq_operator.core.placement.case import Case, Pick
-from lq_operator.core.placement.filters import FILTERS
+from lq_operator.core.placement.filters import FILTERS, Depends
 from lq_operator.core.placement.groups import Group
 from lq_operator.core.placement.rules_room import pool_free
 from lq_operator.core.placement.rules_vms import counts_per_row, fewest
@@ -34,9 +34,9 @@ def _even_with(case: Case, row: int) -> bool:
 def _repair(case: Case, name: str, cost: int, words: str) -> Iterator[Pick]:
     if not case.any_only(name):
         return
-    alone = case.only(name)
-    for row in case.state.tie_order().tolist():
-        if alone[row] and _even_with(case, row):
+    order = case.state.tie_order()
+    for row in order[case.only(name)[order]].tolist():
+        if _even_with(case, row):
             yield (cost, case.state.names[row], 0, row, f"{case.state.names[row]} {words}")
             return
 
@@ -67,6 +67,7 @@ def more_pool_space(case: Case, cost: int, _: int) -> Iterator[Pick]:
             yield (cost + least, f"{pool}", least, row, f"pool {pool} had {least} GiB more space on {host}")
 
 
+MOVABLE_RULES = tuple(rule for rule in FILTERS if rule.depends is not Depends.FACTS)
 MOVABLE = ("vcpus", "memory", "hugepages", "numa", "devices", "vm-anti-affinity", "refused-by-others", "spread")
 
 
@@ -79,22 +80,40 @@ def move_vm(case: Case, cost: int, limit: int) -> Iterator[Pick]:
         return
     free = state.amount("hugepages", str(shape.hugepage_kib)) if shape.hugepage_kib else state.free_memory
     lacking = np.maximum(shape.memory_mib - free[rows], 1)
-    at_least = cost - (-lacking // 1024)
-    order, nearer = np.lexsort((state.tie[rows], at_least)), at_least
-    smallest = _smallest_mib(case)
-    for name, groups in _between_vms(case):
-        if name in case.fails:  # the VM that leaves is one of the group: none is cheaper than its smallest
-            mib = min((smallest.get(id(group), 0) for group in groups), default=0)
-            nearer = np.maximum(nearer, np.where(case.fails[name][rows], cost - (-mib // 1024), 0))
+    at_least = cost - (-np.maximum(lacking, _smallest_that_helps(case, rows)) // 1024)
     best: Pick | None = None
-    for at in order.tolist():
-        bound = min(limit, limit if best is None else best[0])
+    for at in np.lexsort((state.tie[rows], at_least)).tolist():
+        bound = limit if best is None else min(limit, best[0])
         if at_least[at] >= bound:
             break
-        if nearer[at] < bound:
-            best = _move_from(case, int(rows[at]), int(lacking[at]), cost, bound) or best
+        best = _move_from(case, int(rows[at]), int(lacking[at]), cost, bound) or best
     if best is not None:
         yield best
+
+
+def _smallest_that_helps(case: Case, rows: IntArray) -> IntArray:
+    """Per row an amount of MiB that no VM whose leaving helps can be smaller than: it must belong to a group that is in
+    the way, and hold the devices that are short."""
+    smallest = np.zeros(len(rows), np.int64)
+    for name, groups in _between_vms(case):
+        if name in case.fails:
+            mib = min(map(case.state.groups.smallest_mib, groups), default=0)
+            smallest = np.maximum(smallest, np.where(case.fails[name][rows], mib, 0))
+    for device in case.shape.devices if "devices" in case.fails else ():
+        kinds = [
+            kind for kind in case.state.groups.kinds.values() if kind.shape.devices and device in kind.shape.devices
+        ]
+        least, left = dict.fromkeys(rows.tolist(), 0), set(rows.tolist())
+        for kind in sorted(kinds, key=lambda kind: kind.shape.memory_mib):
+            there = kind.rows.keys() & left
+            least.update(dict.fromkeys(there, kind.shape.memory_mib))
+            left -= there
+            if not left:
+                break
+        held = np.array(list(least.values()), np.int64)
+        short = case.state.amount("devices", device)[rows] < case.shape.devices[device]
+        smallest = np.maximum(smallest, np.where(short, held, 0))
+    return smallest
 
 
 def _with_devices(case: Case, rows: IntArray) -> IntArray:
@@ -102,9 +121,7 @@ def _with_devices(case: Case, rows: IntArray) -> IntArray:
     state = case.state
     for device, count in case.shape.devices.items():
         short = count - state.amount("devices", device)[rows]
-        entries = [state.row[row] for row in rows.tolist()]
-        held = np.array([0 if entry is None else entry.devices.get(device, 0) for entry in entries], np.int64)
-        rows = rows[held >= short]
+        rows = rows[state.amount("devices held", device)[rows] >= short]
     return rows
 
 
@@ -115,17 +132,6 @@ def _between_vms(case: Case) -> tuple[tuple[str, list[Group]], ...]:
         ("refused-by-others", list(case.question.refused_by)),
         ("spread", [group for _, group in case.question.spread]),
     )
-
-
-def _smallest_mib(case: Case) -> dict[int, int]:
-    """Memory of the smallest VM of every group, by id of the group."""
-    index, found = case.state.groups, dict[int, int]()
-    for namespace, shape in index.population:
-        for group in index.groups_of(namespace, shape):
-            known = found.get(id(group))
-            if known is None or shape.memory_mib < known:
-                found[id(group)] = shape.memory_mib
-    return found
 
 
 def _one_vm_too_many(case: Case) -> BoolArray:
@@ -172,18 +178,18 @@ def _move_from(case: Case, row: int, lacking_mib: int, cost: int, bound: int) ->
     culprits = _culprits(case, row)
     mvcpus = int(state.overcommit[row])
     missing = shape.vcpus * (mvcpus if shape.dedicated_cpus else 1000) - int(state.free_mvcpus[row])
-    devices = {d: n - int(state.amount("devices", d)[row]) for d, n in shape.devices.items()}
+    devices = [(d, short) for d, n in shape.devices.items() if (short := n - int(state.amount("devices", d)[row])) > 0]
     found: list[tuple[int, VmKey]] = []
     for identity, occupant in state.occupants.get(host, {}).items():
         its = occupant.shape
+        if devices and any(its.devices.get(device, 0) < short for device, short in devices):
+            continue
         price = cost - (-its.memory_mib // 1024)
         if price >= bound or occupant.reserved:
             continue
         if short_of_memory and (its.memory_mib < lacking_mib or its.hugepage_kib != shape.hugepage_kib):
             continue
         if its.vcpus * (mvcpus if its.dedicated_cpus else 1000) < missing or ("numa" in fails and not its.bound_cells):
-            continue
-        if any(its.devices.get(device, 0) < short for device, short in devices.items()):
             continue
         if culprits:
             mine = {id(group) for group in state.groups.groups_of(identity.namespace, its)}
@@ -204,7 +210,7 @@ def _fits_without(case: Case, row: int, identity: VmKey) -> bool:
     occupant = state.occupants[host][identity]
     state.vacate(host, identity)
     one = slice(row, row + 1)
-    fits = not any(rule.applies(question) and rule.fails(state, question, one)[0] for rule in FILTERS)
+    fits = not any(rule.applies(question) and rule.fails(state, question, one)[0] for rule in MOVABLE_RULES)
     state.occupy(host, identity, occupant)
     state.version[row] = version  # only looked at
     return fits

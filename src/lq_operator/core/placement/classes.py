@@ -10,10 +10,10 @@ import numpy as np
 
 from lq_operator.core.placement.explain import template_of
 from lq_operator.core.placement.filters import FILTERS, Depends, Filter
-from lq_operator.core.placement.parts import CODES, Codes, FactsPart, RoomPart, keys_of
+from lq_operator.core.placement.parts import CODE_BYTES, CODES, Codes, FactsPart, RoomPart, keys_of
 from lq_operator.core.placement.question import Question
-from lq_operator.core.placement.scores import SCORES, After, Numbers, Score, after_on_row, after_placement
-from lq_operator.core.placement.state import ClusterState, FloatArray
+from lq_operator.core.placement.scores import SCORES, Score, after_placement
+from lq_operator.core.placement.state import ClusterState, FloatArray, Rows
 from lq_operator.core.placement.types import Change, Ranked
 
 REFUSED = -np.inf
@@ -31,6 +31,7 @@ class ClassView:
     def __init__(self, question: Question, facts: FactsPart, room: RoomPart, weights: dict[str, int]) -> None:
         self.question, self.facts, self.room = question, facts, room
         self.held_seen = 0
+        self.used = 0  # number of the last question, for forgetting the least recently used
         self.wish = wish_score()
         self.wish_weight = weights.get(self.wish.name, 0)
         self.wishes = bool(question.preferred and self.wish_weight)
@@ -48,19 +49,17 @@ class ClassView:
         self.room.refresh(state)
         self.question.eligible = self.facts.eligible
         self.question.eligible_domains = self.facts.eligible_domains
+        self.question.facts_failing = self.facts.failing
 
     def judge(self, state: ClusterState) -> tuple[Codes, FloatArray]:
         """Verdict and key of every row (REFUSED where it does not fit), in arrays of the caller's own."""
-        n, rows = state.n, slice(0, state.n)
+        n, rows, question = state.n, slice(0, state.n), self.question
         verdict = np.maximum(self.facts.verdict[:n], self.room.verdict[:n])
         for rule in self.group_rules:
-            failing = rule.fails(state, self.question, rows)
-            np.maximum(verdict, failing.view(np.uint8) * CODES[rule.name], out=verdict)  # cheap on many rows
-        if self.wishes:
-            after = after_placement(state, self.question.shape, rows)
-            key = keys_of(self.total_with_wish(state, after), state.tie[:n])
-        else:
-            key = self.room.key[:n]
+            if not rule.idle(state, question):
+                failing = rule.fails(state, question, rows).view(np.uint8)
+                np.maximum(verdict, failing * CODE_BYTES[CODES[rule.name]], out=verdict)
+        key = keys_of(self.total_with_wish(state, rows), state.tie[:n]) if self.wishes else self.room.key[:n]
         return verdict, np.where(verdict, REFUSED, key)
 
     def judge_row(self, state: ClusterState, row: int) -> int:
@@ -72,19 +71,22 @@ class ClassView:
                 return CODES[rule.name]
         return code
 
-    def total_with_wish(self, state: ClusterState, after: After) -> Numbers:
+    def total_with_wish(self, state: ClusterState, rows: Rows) -> FloatArray:
         """The weighted mean with the wishes about other VMs."""
-        wish = self.wish.value(state, self.question, after)
+        wish = self._wish_of(state, rows)
         weight = self.room.weight + self.wish_weight
-        return (self.room.total_of(state, after) * self.room.weight + wish * self.wish_weight) * (1.0 / weight)
+        return (self.room.total[rows] * self.room.weight + wish * self.wish_weight) * (1.0 / weight)
+
+    def _wish_of(self, state: ClusterState, rows: Rows) -> FloatArray:
+        return self.wish.value(state, self.question, after_placement(state, self.question.shape, rows))
 
     def shown(self, state: ClusterState, row: int) -> tuple[Ranked, str]:
         """Score and terms of one host that fits, and their words."""
         ranked, words = self.room.shown(state, row)
         if not self.wishes:
             return ranked, words
-        after = after_on_row(state, self.question.shape, row)
-        wish = float(self.wish.value(state, self.question, after)[0])
-        total = float(self.total_with_wish(state, after)[0])
+        one = slice(row, row + 1)
+        wish = float(self._wish_of(state, one)[0])
+        total = float(self.total_with_wish(state, one)[0])
         ranked = Ranked(ranked.host, total, (*ranked.terms, (self.wish.name, self.wish_weight, wish)))
         return ranked, self.template % (ranked.host, total, *[value for _, _, value in ranked.terms])

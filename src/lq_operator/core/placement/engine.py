@@ -13,8 +13,8 @@ import numpy as np
 
 from lq_operator.core.placement import counterfactual, explain
 from lq_operator.core.placement.classes import REFUSED, ClassView
-from lq_operator.core.placement.filters import FILTERS
-from lq_operator.core.placement.parts import ABSENT, FITS, Codes, FactsPart, RoomPart, facts_key, room_key
+from lq_operator.core.placement.filters import FILTERS, Depends
+from lq_operator.core.placement.parts import ABSENT, CODES, FITS, Codes, FactsPart, RoomPart, facts_key, room_key
 from lq_operator.core.placement.question import Question
 from lq_operator.core.placement.records import Occupant
 from lq_operator.core.placement.rules_room import cell_fits
@@ -32,6 +32,9 @@ from lq_operator.core.placement.types import (
     VmKey,
 )
 
+REFUSAL_CODES = tuple(range(ABSENT - 1, FITS, -1))
+NAMES = {CODES[rule.name]: rule.name for rule in FILTERS}
+FACTS_CODES = min(CODES[rule.name] for rule in FILTERS if rule.depends is Depends.FACTS)
 GUARD_NAME = "failover"
 GUARD_TRIES = 64
 CACHE_BYTES = 128 * 2**20
@@ -57,6 +60,7 @@ class PlacementEngine:
         self._views: dict[tuple[str, Shape], ClassView] = {}
         self._facts_parts: WeakValueDictionary[Hashable, FactsPart] = WeakValueDictionary()
         self._room_parts: WeakValueDictionary[Hashable, RoomPart] = WeakValueDictionary()
+        self._questions = 0
         self._asked: dict[VmKey, Shape] = {}
         self._fresh: tuple[int, VmKey, str] | None = None  # (event number, VM, host) of the last decision
 
@@ -143,15 +147,19 @@ class PlacementEngine:
 
         A VM that already holds room is judged as if it held none.
         """
-        held = self._lift(request.identity)
-        try:
+        identity, state = request.identity, self.state
+        if identity in state.placed or identity in state.reserved:
+            held = self._lift(identity)
+            try:
+                decision = self._decide(request)
+            finally:
+                self._put_back(identity, held)
+        else:
             decision = self._decide(request)
-        finally:
-            self._put_back(request.identity, held)
         if len(self._asked) > 10_000:
             self._asked.clear()
-        self._asked[request.identity] = request.shape
-        self._fresh = None if decision.host is None else (self.state.events, request.identity, decision.host)
+        self._asked[identity] = request.shape
+        self._fresh = None if decision.host is None else (state.events, identity, decision.host)
         return decision
 
     def explain(self, request: PlacementRequest) -> tuple[Verdict, ...]:
@@ -200,11 +208,11 @@ class PlacementEngine:
             self.state.occupy(host, identity, occupant)
 
     def _view(self, namespace: str, shape: Shape) -> ClassView:
-        key = (namespace, shape)
-        view = self._views.pop(key, None)
+        view = self._views.get((namespace, shape))
         if view is None:
-            view = self._new_view(namespace, shape)
-        self._views[key] = view  # last = most recently used
+            view = self._views[namespace, shape] = self._new_view(namespace, shape)
+        self._questions += 1
+        view.used = self._questions
         held = self.state.groups.held_order
         if view.held_seen != len(held):
             found = [group for group in held[view.held_seen :] if group.selects(namespace, shape)]
@@ -216,8 +224,9 @@ class PlacementEngine:
 
     def _new_view(self, namespace: str, shape: Shape) -> ClassView:
         limit = max(16, CACHE_BYTES // (16 * len(self.state.alive)))
-        while len(self._views) >= limit:
-            self._forget(next(iter(self._views)))
+        if len(self._views) >= limit:  # an eighth at a time, so that looking for the oldest costs little per class
+            for key in sorted(self._views, key=lambda key: self._views[key].used)[: 1 + limit // 8]:
+                self._forget(key)
         groups = self.state.groups
         terms = (
             *shape.affinity,
@@ -225,8 +234,8 @@ class PlacementEngine:
             *(w.term for w in shape.preferred),
             *(s.term for s in shape.spread),
         )
-        for key in {term.topology_key for term in terms}:
-            self.state.topology(key)
+        for topology_key in {term.topology_key for term in terms}:
+            self.state.topology(topology_key)
         question = Question(
             namespace,
             shape,
@@ -264,11 +273,12 @@ class PlacementEngine:
         refusals: list[Verdict] = []
         rows = self._best_rows(request, key, refusals)
         total = len(state.rows)
-        codes = [code for code in range(ABSENT - 1, FITS, -1) if counts[code]]  # in the order of FILTERS
-        rejected = tuple([(FILTERS[len(FILTERS) - code].name, counts[code]) for code in codes])
+        codes = [code for code in REFUSAL_CODES if counts[code]]  # in the order of FILTERS
+        rejected = tuple([(NAMES[code], counts[code]) for code in codes])
+        examples = self._examples(view, verdict, counts, codes)
         if refusals:
             rejected += ((GUARD_NAME, len(refusals)),)
-        examples = (*self._examples(view, verdict, counts, codes), *refusals[:1])
+            examples += (refusals[0],)
         if rows:
             shown = [view.shown(state, row) for row in rows]
             best = tuple([ranked for ranked, _ in shown])
@@ -292,15 +302,18 @@ class PlacementEngine:
         best: list[int] = []
         for _ in range(min(len(key), GUARD_TRIES + 3)):
             row = int(key.argmax())
-            if len(best) == 3 or key[row] == REFUSED:
+            if key.item(row) == REFUSED:
                 break
-            key[row] = REFUSED
             if not best and self.guard is not None:
                 refusal = self.guard(request.identity, request.shape, self.state.names[row])
                 if refusal:
                     refusals.append(Verdict(self.state.names[row], GUARD_NAME, refusal))
+                    key[row] = REFUSED
                     continue
             best.append(row)
+            if len(best) == 3:
+                break
+            key[row] = REFUSED
         return best
 
     def _examples(self, view: ClassView, verdict: Codes, counts: list[int], codes: list[int]) -> tuple[Verdict, ...]:
@@ -308,9 +321,18 @@ class PlacementEngine:
         tie-breaker order, so that no order of events shows in it."""
         if counts[FITS] and len(codes) > 2:
             codes = sorted(sorted(codes, key=counts.__getitem__, reverse=True)[:2], reverse=True)
-        order = self.state.tie_order()
-        found = verdict.take(order).tobytes()  # one byte per host: bytes.find is the fastest search there is here
-        return tuple([self._verdict(view, int(order[found.index(code)]), code) for code in codes])
+        known, found, ordered = view.facts.examples, [], b""
+        for code in codes:
+            example = known.get(code)
+            if example is None:
+                if not ordered:  # one byte per host: bytes.find is the fastest search there is here
+                    order = self.state.tie_order()
+                    ordered = verdict.take(order).tobytes()
+                example = self._verdict(view, int(order[ordered.index(code)]), code)
+                if code >= FACTS_CODES:  # no other filter comes before it: it stays so until facts change
+                    known[code] = example
+            found.append(example)
+        return tuple(found)
 
     def _verdict(self, view: ClassView, row: int, code: int) -> Verdict:
         if code == FITS:

@@ -31,13 +31,15 @@ Says = Callable[[ClusterState, Question, int], str]
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """One rule. `applies` skips it for shapes it has nothing to say about."""
+    """One rule. `applies` skips it for shapes it has nothing to say about; `idle` while it would refuse no host at all
+    (a shortcut: where it says no, `fails` decides)."""
 
     name: str
     depends: Depends
     applies: Callable[[Question], bool]
     fails: Fails
     says: Says
+    idle: Callable[[ClusterState, Question], bool] = lambda _state, _question: False
 
 
 def _always(_: Question) -> bool:
@@ -61,7 +63,10 @@ FILTERS: tuple[Filter, ...] = (
     Filter("devices", Depends.LOAD, lambda q: bool(q.shape.devices), room.fails_devices, room.says_devices),
     Filter("storage-space", Depends.LOAD, lambda q: any(q.shape.pools.values()), room.fails_pool_space, room.says_pool_space),
     Filter("vm-affinity", Depends.GROUPS, lambda q: bool(q.affinity), vms.fails_affinity, vms.says_affinity),
-    Filter("vm-anti-affinity", Depends.GROUPS, lambda q: bool(q.anti_affinity), vms.fails_anti_affinity, vms.says_anti_affinity),
-    Filter("refused-by-others", Depends.GROUPS, lambda q: bool(q.refused_by), vms.fails_refused, vms.says_refused),
+    Filter("vm-anti-affinity", Depends.GROUPS, lambda q: bool(q.anti_affinity), vms.fails_anti_affinity, vms.says_anti_affinity, vms.nobody_to_avoid),
+    Filter("refused-by-others", Depends.GROUPS, lambda q: bool(q.refused_by), vms.fails_refused, vms.says_refused, vms.nobody_refuses),
     Filter("spread", Depends.GROUPS, lambda q: bool(q.spread), vms.fails_spread, vms.says_spread),
 )  # fmt: skip
+
+BITS = {rule.name: 1 << at for at, rule in enumerate(FILTERS)}
+"""A bit per filter, for everything that refuses a row."""

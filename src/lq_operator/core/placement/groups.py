@@ -86,6 +86,20 @@ class Group:
         return namespace in self.namespaces and all_match(self.term.selector, shape.labels)
 
 
+@dataclass(eq=False, slots=True)
+class Kind:
+    """All VMs of one namespace and shape: VMs per row, and the groups they count in (while `groups_seen` is current)."""
+
+    namespace: str
+    shape: Shape
+    rows: dict[int, int] = field(default_factory=dict)
+    groups: tuple[Group, ...] = ()
+    groups_seen: int = -1
+
+
+MAX_IDLE_KINDS = 20_000
+
+
 class GroupIndex:
     """All groups in use, found by the labels of a VM without looking at every group."""
 
@@ -95,10 +109,13 @@ class GroupIndex:
         self.members: dict[GroupKey, Group] = {}
         self.held: dict[GroupKey, Group] = {}
         self.held_order: list[Group] = []
-        self.population: dict[Namespaced, dict[int, int]] = {}
+        self.kinds: dict[Namespaced, Kind] = {}  # with some whose VMs left: they are likely to come again
+        self._tidy_at = MAX_IDLE_KINDS
+        self._changes = 0  # counts groups that came or left
+        self._smallest: tuple[int, dict[int, int]] = (-1, {})
+        self._arrivals = 0  # counts kinds whose first VM came or last VM left
         self._by_label: dict[tuple[str, str, str], list[Group]] = {}
         self._unindexed: list[Group] = []
-        self._memo: dict[Namespaced, tuple[Group, ...]] = {}
 
     # ------------------------------------------------------------ topologies
 
@@ -136,9 +153,9 @@ class GroupIndex:
             group = self._new_group(key, term, namespaces, holders=False)
             self.members[key] = group
             self._index(group)
-            for (vm_namespace, shape), rows in self.population.items():
-                if group.matches(vm_namespace, shape):
-                    for row, count in rows.items():
+            for kind in self.kinds.values():
+                if kind.rows and group.matches(kind.namespace, kind.shape):
+                    for row, count in kind.rows.items():
                         group.host_counts[row] += count
                         group.present[row] = True
                         group.total += count
@@ -151,7 +168,7 @@ class GroupIndex:
     def drop_member_group(self, group: Group) -> None:
         """Forget a group that no class uses any more."""
         if self.members.pop(group.key, None) is not None:
-            self._memo.clear()
+            self._changes += 1
             for bucket in (self._unindexed, *(self._by_label.get(label, []) for label in self._labels(group))):
                 if group in bucket:
                     bucket.remove(group)
@@ -163,7 +180,7 @@ class GroupIndex:
         return []
 
     def _index(self, group: Group) -> None:
-        self._memo.clear()
+        self._changes += 1
         labels = self._labels(group)
         if not labels:
             self._unindexed.append(group)
@@ -180,54 +197,86 @@ class GroupIndex:
             self.held_order.append(group)
         return group
 
+    def kind(self, namespace: str, shape: Shape) -> Kind:
+        """The kind of such VMs, with its groups up to date."""
+        key = (namespace, shape)
+        kind = self.kinds.get(key)
+        if kind is None:
+            if len(self.kinds) > self._tidy_at:
+                self.kinds = {key: kind for key, kind in self.kinds.items() if kind.rows}
+                self._tidy_at = 2 * len(self.kinds) + MAX_IDLE_KINDS
+            kind = self.kinds[key] = Kind(namespace, shape)
+        if kind.groups_seen != self._changes:
+            kind.groups = self._groups_of(namespace, shape)
+            kind.groups_seen = self._changes
+        return kind
+
     def groups_of(self, namespace: str, shape: Shape) -> tuple[Group, ...]:
         """Every group this VM counts in."""
-        memo_key = (namespace, shape)
-        groups = self._memo.get(memo_key)
-        if groups is None:
-            candidates = list(self._unindexed)
-            for label, value in shape.labels.items():
-                candidates += self._by_label.get((namespace, label, value), ())
-            found = [group for group in candidates if group.matches(namespace, shape)]
-            for term in shape.anti_affinity:
-                held = self._held_group(term, namespace)
-                if held not in found:
-                    found.append(held)
-            groups = tuple(found)
-            if len(self._memo) > 20_000:
-                self._memo.clear()
-            self._memo[memo_key] = groups
-        return groups
+        return self.kind(namespace, shape).groups
+
+    def _groups_of(self, namespace: str, shape: Shape) -> tuple[Group, ...]:
+        candidates = list(self._unindexed)
+        for label, value in shape.labels.items():
+            candidates += self._by_label.get((namespace, label, value), ())
+        found = [group for group in candidates if group.matches(namespace, shape)]
+        for term in shape.anti_affinity:
+            held = self._held_group(term, namespace)
+            if held not in found:
+                found.append(held)
+        return tuple(found)
 
     # ------------------------------------------------------------ events
 
-    def count(self, row: int, namespace: str, shape: Shape, sign: int) -> None:
-        """A VM arrived on (+1) or left (-1) a host."""
-        where = (namespace, shape)
-        groups = self._memo.get(where)
-        if groups is None:
-            groups = self.groups_of(namespace, shape)
-        rows = self.population.get(where)
-        if rows is None:
-            rows = self.population[where] = {}
-        left = rows.get(row, 0) + sign
+    def arrive(self, row: int, namespace: str, shape: Shape) -> Kind:
+        """A VM is on a host now; its kind is handed back for `leave`."""
+        kind = self.kind(namespace, shape)
+        rows = kind.rows
+        if not rows:
+            self._arrivals += 1
+        rows[row] = rows.get(row, 0) + 1
+        self._count(row, kind.groups, 1)
+        return kind
+
+    def leave(self, row: int, kind: Kind) -> None:
+        """A VM of this kind left a host."""
+        if kind.groups_seen != self._changes:
+            kind = self.kind(kind.namespace, kind.shape)
+        left = kind.rows[row] - 1
         if left:
-            rows[row] = left
+            kind.rows[row] = left
         else:
-            del rows[row]
-            if not rows:
-                del self.population[where]
+            del kind.rows[row]
+            if not kind.rows:
+                self._arrivals += 1
+        self._count(row, kind.groups, -1)
+
+    def _count(self, row: int, groups: tuple[Group, ...], sign: int) -> None:
         for group in groups:
-            count = int(group.host_counts[row]) + sign
+            count = group.host_counts.item(row) + sign
             group.host_counts[row] = count
             group.present[row] = count > 0
             group.total += sign
             for key, (version, counts) in group.domain_counts.items():
                 topology = self.topologies[key]
                 if version == topology.version:
-                    domain = topology.ids[row]
+                    domain = topology.ids.item(row)
                     if domain >= 0:
                         counts[domain] += sign
+
+    def smallest_mib(self, group: Group) -> int:
+        """Memory of the smallest VM of a group; 0 without any."""
+        known, smallest = self._smallest
+        if known != self._arrivals + self._changes:  # both only grow, so equal sums mean that neither did
+            smallest = {}
+            for kind in self.kinds.values():
+                if kind.rows:
+                    mib = kind.shape.memory_mib
+                    for one in self.kind(kind.namespace, kind.shape).groups:
+                        if mib < smallest.get(id(one), mib + 1):
+                            smallest[id(one)] = mib
+            self._smallest = (self._arrivals + self._changes, smallest)
+        return smallest.get(id(group), 0)
 
     def topology(self, key: str) -> Topology:
         """The domains of a label key; the caller fills rows of a new one."""

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lq_operator.core.placement.explain import template_of
-from lq_operator.core.placement.filters import FILTERS, Depends, Filter
+from lq_operator.core.placement.filters import BITS, FILTERS, Depends, Filter
 from lq_operator.core.placement.question import Question
-from lq_operator.core.placement.scores import SCORES, After, Numbers, after_on_row, after_placement
-from lq_operator.core.placement.state import BoolArray, ClusterState, FloatArray, Rows
-from lq_operator.core.placement.types import Ranked, Shape
+from lq_operator.core.placement.scores import SCORES, after_placement
+from lq_operator.core.placement.state import BoolArray, ClusterState, FloatArray, IntArray, Rows
+from lq_operator.core.placement.types import Ranked, Shape, Verdict
 
 Codes = npt.NDArray[np.uint8]
 
@@ -26,8 +26,14 @@ CODES = {rule.name: len(FILTERS) - at for at, rule in enumerate(FILTERS)}
 """Verdict of a row: FITS or the code of the first filter that refuses. Earlier filters have higher codes, so verdicts of
 many filters are put together by their maximum, in any order."""
 
+CODE_BYTES = tuple(np.array(code, np.uint8) for code in range(len(FILTERS) + 2))
+"""Codes as numpy has them: half the cost of a call on few rows is making one of a Python integer."""
+
 ABSENT = len(FILTERS) + 1
 """Verdict of a row without a host."""
+
+MAX_SHOWN = 256
+"""Hosts per part whose words are kept: the best ones come up again and again."""
 
 SCORE_STEPS = 2**20
 """Scores are compared in steps of 2^-20; hosts that are equal so far are told apart by their seeded tie (0..1), which
@@ -74,7 +80,7 @@ def keys_of(total: FloatArray, tie: FloatArray) -> FloatArray:
 def note_refusals(verdict: Codes, rules: Sequence[Filter], state: ClusterState, question: Question, rows: Rows) -> None:
     """Write the code of the first of these filters that refuses each row."""
     for rule in reversed(rules):
-        np.putmask(verdict, rule.fails(state, question, rows), CODES[rule.name])
+        np.putmask(verdict, rule.fails(state, question, rows), CODE_BYTES[CODES[rule.name]])
 
 
 class FactsPart:
@@ -85,8 +91,10 @@ class FactsPart:
         self.rules = [rule for rule in FILTERS if rule.depends is Depends.FACTS and rule.applies(self.question)]
         self.verdict: Codes = np.zeros(0, np.uint8)
         self.eligible: BoolArray = np.zeros(0, np.bool_)
+        self.failing: IntArray = np.zeros(0, np.int64)  # every filter that refuses, see BITS
         self.eligible_domains: dict[str, tuple[int, list[int]]] = {}
-        self._position = (-1, 0)
+        self.examples: dict[int, Verdict] = {}  # per code the first host that it refuses, with its sentence
+        self._position = -1
 
     def refresh(self, state: ClusterState) -> None:
         """Judge the rows whose facts changed."""
@@ -96,13 +104,20 @@ class FactsPart:
         self._position = state.facts_log.position
         if rows is None or len(self.verdict) != len(state.alive):
             self.verdict, rows = np.full(len(state.alive), ABSENT, np.uint8), slice(0, state.n)
+            self.failing = np.zeros(len(state.alive), np.int64)
         alive = state.alive[rows]
         verdict: Codes = np.zeros(len(alive), np.uint8)
-        note_refusals(verdict, self.rules, state, self.question, rows)
+        bits: IntArray = np.zeros(len(alive), np.int64)
+        for rule in reversed(self.rules):  # the first filter that refuses is written last
+            fails = rule.fails(state, self.question, rows)
+            np.putmask(verdict, fails, CODE_BYTES[CODES[rule.name]])
+            bits += fails * BITS[rule.name]
         np.putmask(verdict, ~alive, ABSENT)
         self.verdict[rows] = verdict
+        self.failing[rows] = bits
         self.eligible = self.verdict == FITS
         self.eligible_domains = {}
+        self.examples = {}
 
 
 class RoomPart:
@@ -112,60 +127,71 @@ class RoomPart:
         question = self.question = Question("", shape)
         self.rules = [rule for rule in FILTERS if rule.depends is Depends.LOAD and rule.applies(question)]
         self.scores = [s for s in SCORES if s.cached and weights.get(s.name) and s.applies(question)]
-        self.weights = [weights[score.name] for score in self.scores]
-        self.weight = sum(self.weights)
-        self.shares = [weight / max(1, self.weight) for weight in self.weights]
-        self._terms = [
-            (s.name, weight, share, s.value)
-            for s, weight, share in zip(self.scores, self.weights, self.shares, strict=True)
-        ]
+        self.weight = sum(weights[score.name] for score in self.scores)
+        self.shown_weights = tuple([(score.name, weights[score.name]) for score in self.scores])
+        """Names and weights of the cached terms, in order."""
+        self._shares = [weight / max(1, self.weight) for _, weight in self.shown_weights]
+        self._sized = [pool for pool, size in shape.pools.items() if size]
         self.template = template_of(self.shown_weights)
         self.verdict: Codes = np.zeros(0, np.uint8)
         self.key: FloatArray = np.zeros(0)
-        self._position = (-1, 0)
+        self.total: FloatArray = np.zeros(0)  # weighted mean of the cached terms
+        self.terms: list[FloatArray] = []  # one array per term
+        self._shown: dict[int, tuple[int, Ranked, str]] = {}  # per row: its version, and what is shown of it
+        self._position = -1
+        self._pool_events = -1
         self._pool_versions: list[int] = []
-
-    @property
-    def shown_weights(self) -> tuple[tuple[str, int], ...]:
-        """Names and weights of the cached terms, in order."""
-        return tuple((score.name, weight) for score, weight in zip(self.scores, self.weights, strict=True))
 
     def refresh(self, state: ClusterState) -> None:
         """Judge and score the rows whose room changed."""
-        position, pools = state.load_log.position, self.question.shape.pools
-        versions = [state.pool_version.get(pool, 0) for pool in pools] if pools else []
-        if self._position == position and versions == self._pool_versions:
+        position = state.load_log.position
+        every = self._sized and self._pool_events != state.pool_events and self._pools_changed(state)
+        if self._position == position and not every:
             return
         changed = state.load_log.since(self._position)
+        self._position = position
         if len(self.verdict) != len(state.alive):
-            self.verdict, self.key, changed = np.zeros(len(state.alive), np.uint8), np.zeros(len(state.alive)), None
-        every = changed is None or versions != self._pool_versions or 2 * len(changed) > state.n
-        rows: Rows = slice(0, state.n) if changed is None or every else changed
-        self._position, self._pool_versions = position, versions
-        tie = state.tie[rows]
+            self._resize(len(state.alive))
+            changed = None
+        rows: Rows = slice(0, state.n) if changed is None or every or 2 * len(changed) > state.n else changed
+        question, tie = self.question, state.tie[rows]
         verdict = np.zeros(len(tie), np.uint8)
-        note_refusals(verdict, self.rules, state, self.question, rows)
+        note_refusals(verdict, self.rules, state, question, rows)
         self.verdict[rows] = verdict
-        self.key[rows] = keys_of(self.total_of(state, after_placement(state, self.question.shape, rows)), tie)
+        after = after_placement(state, question.shape, rows)
+        total: FloatArray | None = None
+        for at, (score, share) in enumerate(zip(self.scores, self._shares, strict=True)):
+            value: FloatArray = score.value(state, question, after)
+            self.terms[at][rows] = value
+            value = value * share
+            total = value if total is None else np.add(total, value, out=total)
+        if total is None:
+            total = np.zeros(len(tie))
+        self.total[rows] = total
+        self.key[rows] = keys_of(total, tie)
 
-    def total_of(self, state: ClusterState, after: After) -> Numbers:
-        """Weighted mean of the cached terms, for all rows or for one."""
-        total: Numbers = None
-        for _, _, share, value_of in self._terms:
-            value = share * value_of(state, self.question, after)
-            total = value if total is None else total + value
-        return after.cpu * 0.0 if total is None else total
+    def _pools_changed(self, state: ClusterState) -> bool:
+        versions = [state.pool_version.get(pool, 0) for pool in self._sized]
+        changed = versions != self._pool_versions
+        self._pool_events, self._pool_versions = state.pool_events, versions
+        return changed
+
+    def _resize(self, capacity: int) -> None:
+        self.verdict, self.key, self.total = np.zeros(capacity, np.uint8), np.zeros(capacity), np.zeros(capacity)
+        self.terms = [np.zeros(capacity) for _ in self.scores]
+        self._shown.clear()
 
     def shown(self, state: ClusterState, row: int) -> tuple[Ranked, str]:
-        """Score and terms of one host, and their words."""
-        after = after_on_row(state, self.question.shape, row)
-        terms, values, total = [], [], 0.0
-        for name, weight, share, value_of in self._terms:
-            value = value_of(state, self.question, after)
-            if isinstance(value, np.ndarray):  # a term that reads a column
-                value = float(value[0])
-            terms.append((name, weight, value))
-            values.append(value)
-            total += share * value
+        """Score and terms of one host, and their words; kept while the host's row stays as it is."""
+        version = state.version.item(row)
+        known = self._shown.get(row)
+        if known is not None and known[0] == version:
+            return known[1], known[2]
+        total, values = self.total.item(row), [term.item(row) for term in self.terms]
+        terms = tuple([(name, weight, value) for (name, weight), value in zip(self.shown_weights, values, strict=True)])
         host = state.names[row]
-        return Ranked(host, total, tuple(terms)), self.template % (host, total, *values)
+        ranked, words = Ranked(host, total, terms), self.template % (host, total, *values)
+        if len(self._shown) >= MAX_SHOWN:
+            self._shown.clear()
+        self._shown[row] = (version, ranked, words)
+        return ranked, words

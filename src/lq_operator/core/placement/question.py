@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lq_operator.core.placement.groups import Group
-from lq_operator.core.placement.state import BoolArray, ClusterState
+from lq_operator.core.placement.state import BoolArray, ClusterState, IntArray
 from lq_operator.core.placement.types import HostFacts, Shape, SpreadTerm, VmTerm
 
 
@@ -23,6 +23,7 @@ class Question:
     belongs: frozenset[Group] = frozenset()  # the groups above that count the VM itself
     eligible: BoolArray | None = None  # per row: passes every FACTS filter; what spreading counts as a domain
     eligible_domains: dict[str, tuple[int, list[int]]] = field(default_factory=dict)  # key -> (version, domain ids)
+    facts_failing: IntArray | None = None  # per row: a bit per FACTS filter that refuses (filters.BITS), where known
 
     def groups(self) -> tuple[Group, ...]:
         """Member groups this question keeps alive."""

@@ -67,6 +67,10 @@ def says_affinity(state: ClusterState, question: Question, row: int) -> str:
     return f"has no VM that it must run with: {'; '.join(missing)}"
 
 
+def nobody_to_avoid(_: ClusterState, question: Question) -> bool:
+    return not any(group.total for _, group in question.anti_affinity)
+
+
 def fails_anti_affinity(state: ClusterState, question: Question, rows: Rows) -> BoolArray:
     failing: BoolArray | None = None
     for term, group in question.anti_affinity:
@@ -84,6 +88,10 @@ def says_anti_affinity(state: ClusterState, question: Question, row: int) -> str
         if count:
             hits.append(f"{count} VM(s) {term} in {domain_of(state, term.topology_key, row)}")
     return f"it must not run with {'; '.join(hits)}"
+
+
+def nobody_refuses(_: ClusterState, question: Question) -> bool:
+    return not any(group.total for group in question.refused_by)
 
 
 def fails_refused(state: ClusterState, question: Question, rows: Rows) -> BoolArray:

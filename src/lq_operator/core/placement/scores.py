@@ -6,10 +6,8 @@ IEEE 754 rounds those exactly, so the same inputs give the same bits on every ma
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -19,73 +17,61 @@ from lq_operator.core.placement.selectors import Requirements, all_match
 from lq_operator.core.placement.state import ClusterState, FloatArray, Rows
 from lq_operator.core.placement.types import HostFacts, Shape
 
-Numbers = Any
-"""An array over hosts, or one float: the terms are written so that both work (numpy costs 1 us per call)."""
-
 
 @dataclass(slots=True)
 class After:
-    """Used shares of vCPU and memory if the VM were placed, and the host's CPU demand before."""
+    """Used shares of vCPU and memory if the VM were placed, and the host's CPU demand before: arrays over `rows`."""
 
-    cpu: Numbers
-    memory: Numbers
-    over: Numbers
-    var: Numbers
+    cpu: FloatArray
+    memory: FloatArray
+    over: FloatArray
+    var: FloatArray
     rows: Rows
-    larger: Callable[[Numbers, Numbers], Numbers]
-    root: Callable[[Numbers], Numbers]
 
 
 def after_placement(state: ClusterState, shape: Shape, rows: Rows) -> After:
     """Shares after placement. Hugepage memory is set apart anyway and leaves the memory share as it is."""
-    columns = state.floats[:, rows] if isinstance(rows, slice) else state.floats.take(rows, axis=1)
     overcommit = state.overcommit[rows] if shape.dedicated_cpus else 1000
-    return _after(columns, overcommit, shape, rows, np.maximum, np.sqrt)
+    cpu = state.cpu_share[rows] + (shape.vcpus * overcommit) * state.cpu_unit[rows]
+    memory = state.memory_share[rows]
+    if not shape.hugepage_kib:
+        memory = memory + shape.memory_mib * state.memory_unit[rows]
+    return After(cpu, memory, state.over[rows], state.var[rows], rows)
 
 
-def after_on_row(state: ClusterState, shape: Shape, row: int) -> After:
-    """The same for one host, in Python floats."""
-    overcommit = int(state.overcommit[row]) if shape.dedicated_cpus else 1000
-    return _after(state.floats[:, row].tolist(), overcommit, shape, slice(row, row + 1), max, math.sqrt)
-
-
-def _after(columns: Any, overcommit: Any, shape: Shape, rows: Rows, larger: Any, root: Any) -> After:
-    cpu_share, memory_share, cpu_unit, memory_unit, over, var = columns  # in the order of FLOATS
-    cpu = cpu_share + (shape.vcpus * overcommit) * cpu_unit
-    memory = memory_share if shape.hugepage_kib else memory_share + shape.memory_mib * memory_unit
-    return After(cpu, memory, over, var, rows, larger, root)
-
-
-def _spread(_: ClusterState, __: Question, after: After) -> Numbers:
+def _spread(_: ClusterState, __: Question, after: After) -> FloatArray:
     return 1.0 - (after.cpu + after.memory) * 0.5
 
 
-def _pack(_: ClusterState, __: Question, after: After) -> Numbers:
+def _pack(_: ClusterState, __: Question, after: After) -> FloatArray:
     return (after.cpu + after.memory) * 0.5
 
 
-def _balanced(_: ClusterState, __: Question, after: After) -> Numbers:
-    return 1.0 - after.larger(after.cpu, after.memory)
+def _balanced(_: ClusterState, __: Question, after: After) -> FloatArray:
+    value: FloatArray = 1.0 - np.maximum(after.cpu, after.memory)
+    return value
 
 
-def _stranding(_: ClusterState, __: Question, after: After) -> Numbers:
-    return 1.0 - abs(after.cpu - after.memory)
+def _stranding(_: ClusterState, __: Question, after: After) -> FloatArray:
+    value: FloatArray = 1.0 - abs(after.cpu - after.memory)
+    return value
 
 
-def _contention(_: ClusterState, question: Question, after: After) -> Numbers:
+def _contention(_: ClusterState, question: Question, after: After) -> FloatArray:
     """1 / (1 + unmet cores). Unmet = E[(D-C)+] <= (sqrt(var + (mean-C)^2) + mean-C) / 2, the tight bound for any
     distribution with this mean and variance (Scarf 1958): no assumption about the shape of the demand."""
     mean, sd = question.shape.demand
     over = after.over + mean / 1000
-    return 2.0 / (2.0 + (after.root((after.var + sd * sd / 1_000_000) + over * over) + over))
+    value: FloatArray = 2.0 / (2.0 + (np.sqrt((after.var + sd * sd / 1_000_000) + over * over) + over))
+    return value
 
 
-def _image(state: ClusterState, question: Question, after: After) -> Numbers:
+def _image(state: ClusterState, question: Question, after: After) -> FloatArray:
     images = question.shape.images
     return state.column(("images", images), lambda host: images <= host.images)[after.rows].astype(np.float64)
 
 
-def _node_wish(state: ClusterState, question: Question, after: After) -> Numbers:
+def _node_wish(state: ClusterState, question: Question, after: After) -> FloatArray:
     terms = question.shape.preferred_nodes
     total = sum(term.weight for term in terms)
     met: FloatArray = np.zeros(len(state.free_memory[after.rows]))
@@ -99,7 +85,7 @@ def _matcher(wanted: Requirements) -> Callable[[HostFacts], bool]:
     return lambda host: all_match(wanted, host.labels)
 
 
-def _vm_wish(state: ClusterState, question: Question, after: After) -> Numbers:
+def _vm_wish(state: ClusterState, question: Question, after: After) -> FloatArray:
     """Share of the wished weight that is met: a wish to be together by a VM there, a wish to be apart by none."""
     met: FloatArray = np.zeros(len(state.free_memory[after.rows]))
     total = 0
@@ -117,7 +103,7 @@ class Score:
     name: str
     cached: bool
     applies: Callable[[Question], bool]
-    value: Callable[[ClusterState, Question, After], Numbers]
+    value: Callable[[ClusterState, Question, After], FloatArray]
 
 
 SCORES: tuple[Score, ...] = (

@@ -20,14 +20,8 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-CPU_SHARE, MEMORY_SHARE, CPU_UNIT, MEMORY_UNIT, OVER, VAR = range(6)
-"""FLOATS, the rows of `ClusterState.floats`: used shares; share taken by one milli-vCPU and one MiB; expected CPU demand minus
-cores; its variance (cores^2)."""
-
-MAX_SHAPES = 50_000
-
-CORRELATION = 0.1
-"""Pairwise correlation of VM demand on one host, as in the independent evaluator of the benchmarks."""
+PER_ROW = ("alive", "version", "_tie", "overcommit", "free_mvcpus", "free_memory", "cpu_share", "memory_share",
+           "cpu_unit", "memory_unit", "over", "var")  # fmt: skip
 
 
 class ClusterState:
@@ -44,13 +38,13 @@ class ClusterState:
         self.reserved: dict[VmKey, Reservation] = {}
         self.pool_reserved: dict[str, int] = {}  # over all hosts; counts only where the pool is shared
         self.pool_version: dict[str, int] = {}
+        self.pool_events = 0  # counts all changes of pool_version
         self._shared_pools: set[str] = set()
         self.events = 0  # counts what touched any row
         self._tie_order: IntArray | None = None
         self.facts_log = ChangeLog()
         self.load_log = ChangeLog()
         self._free_rows: list[int] = []
-        self._shapes: dict[Shape, Shape] = {}  # one object for equal shapes: lookups then compare by identity
         self._columns: dict[Hashable, Column] = {}
         self._capacity = 64
         self.max_cells = 1
@@ -62,8 +56,15 @@ class ClusterState:
         self.overcommit: IntArray = np.ones(cap, np.int64)
         self.free_mvcpus: IntArray = np.zeros(cap, np.int64)
         self.free_memory: IntArray = np.zeros(cap, np.int64)
-        self.floats: FloatArray = np.zeros((6, cap))
-        self.amounts: dict[tuple[str, str], IntArray] = {}  # ('hugepages', KiB) | (devices, pools, shared; name)
+        self.cpu_share: FloatArray = np.zeros(cap)  # used share of the vCPUs that may be promised
+        self.memory_share: FloatArray = np.zeros(cap)
+        self.cpu_unit: FloatArray = np.zeros(cap)  # share taken by one milli-vCPU
+        self.memory_unit: FloatArray = np.zeros(cap)  # share taken by one MiB
+        self.over: FloatArray = np.zeros(cap)  # expected CPU demand minus cores
+        self.var: FloatArray = np.zeros(cap)  # its variance (cores^2)
+        self.amounts: dict[
+            tuple[str, str], IntArray
+        ] = {}  # ('hugepages', KiB) | (devices, devices held, pools, shared; name)
         self.cell_free: dict[int, IntArray] = {}  # -1 = pCPUs, 0 = memory, size KiB = hugepages; [row, cell]
         self._cell_array(-1)
         self._cell_array(0)
@@ -72,11 +73,8 @@ class ClusterState:
 
     def _grow(self) -> None:
         cap = self._capacity = self._capacity * 2
-        for name in ("alive", "version", "_tie", "overcommit", "free_mvcpus", "free_memory"):
+        for name in PER_ROW:
             setattr(self, name, resized(getattr(self, name), cap))
-        floats = np.zeros((6, cap))
-        floats[:, : self.floats.shape[1]] = self.floats
-        self.floats = floats
         for key, array in self.amounts.items():
             self.amounts[key] = resized(array, cap)
         for kind, array in self.cell_free.items():
@@ -167,13 +165,13 @@ class ClusterState:
         for pool, reach in facts.pools.items():
             if reach.shared and pool not in self._shared_pools:
                 self._shared_pools.add(pool)
-                self.pool_version[pool] = self.pool_version.get(pool, 0) + 1
+                self._pool_changed(pool)
         for key, topology in self.groups.topologies.items():
             topology.set_row(row, self._domain(facts.name, key))
         self.overcommit[row] = facts.overcommit_milli
         capacity = (facts.capacity_mvcpus, facts.vm_memory_mib)
         entry.capacity_mvcpus, entry.capacity_mib = capacity
-        self.floats[CPU_UNIT, row], self.floats[MEMORY_UNIT, row] = (1.0 / max(1, amount) for amount in capacity)
+        self.cpu_unit[row], self.memory_unit[row] = (1.0 / max(1, amount) for amount in capacity)
         for kind in list(self.cell_free):
             self._derive_cells(row, kind, self._cell_array(kind))
         for kind_name, array in self.amounts.items():
@@ -241,9 +239,6 @@ class ClusterState:
         """A VM takes room on a host (known or not)."""
         there = self.occupants.setdefault(host, {})
         assert identity not in there, f"{identity} already holds room on {host}"
-        if len(self._shapes) > MAX_SHAPES:
-            self._shapes.clear()
-        occupant.shape = self._shapes.setdefault(occupant.shape, occupant.shape)
         there[identity] = occupant
         row = self.rows.get(host)
         if row is not None:
@@ -261,7 +256,7 @@ class ClusterState:
         assert entry is not None
         if occupant.shape.pools:
             self._account_pools(row, entry, occupant.shape, -1)
-        self._account_reserved_load(entry, occupant.shape, -1)
+        entry.settle(occupant.shape)
         self._derive(row)
 
     def vacate(self, host: str, identity: VmKey) -> None:
@@ -279,35 +274,26 @@ class ClusterState:
         entry = self.row[row]
         assert entry is not None
         shape = occupant.shape
-        if shape.dedicated_cpus:
-            entry.dedicated += sign * shape.vcpus
-        else:
-            entry.shared_mvcpus += sign * shape.vcpus * 1000
+        entry.take(shape, sign, reserved=occupant.reserved)
         if shape.hugepage_kib:
             pages = entry.hugepages_mib
             pages[shape.hugepage_kib] = pages.get(shape.hugepage_kib, 0) + sign * shape.memory_mib
             self._derive_amount(row, "hugepages", str(shape.hugepage_kib), None)
-        else:
-            entry.memory_mib += sign * shape.memory_mib
         for device, count in shape.devices.items() if shape.devices else ():
             entry.devices[device] = entry.devices.get(device, 0) + sign * count
             self._derive_amount(row, "devices", device, None)
+            self._derive_amount(row, "devices held", device, None)
         if shape.bound_cells:
             self._account_cells(row, entry, occupant, sign)
         if occupant.reserved and shape.pools:
             self._account_pools(row, entry, shape, sign)
-        mean, sd = shape.demand
-        entry.mean_mcores += sign * mean
-        entry.sum_sd += sign * sd
-        entry.sum_var += sign * sd * sd
-        if occupant.reserved:
-            self._account_reserved_load(entry, shape, sign)
-        self.groups.count(row, identity.namespace, shape, sign)
-
-    def _account_reserved_load(self, entry: Row, shape: Shape, sign: int) -> None:
-        mean, sd = shape.demand
-        entry.reserved_mean += sign * mean
-        entry.reserved_var += sign * sd * sd
+        if sign > 0:
+            kind = occupant.kind = self.groups.arrive(row, identity.namespace, shape)
+            occupant.shape = kind.shape  # one object for equal shapes: lookups then compare by identity
+        else:
+            assert occupant.kind is not None
+            self.groups.leave(row, occupant.kind)
+            occupant.kind = None
 
     def _account_cells(self, row: int, entry: Row, occupant: Occupant, sign: int) -> None:
         shape = occupant.shape
@@ -329,8 +315,12 @@ class ClusterState:
             entry.pools[pool] = entry.pools.get(pool, 0) + sign * size
             self.pool_reserved[pool] = self.pool_reserved.get(pool, 0) + sign * size
             if pool in self._shared_pools:
-                self.pool_version[pool] = self.pool_version.get(pool, 0) + 1
+                self._pool_changed(pool)
             self._derive_amount(row, "pools", pool, None)
+
+    def _pool_changed(self, pool: str) -> None:
+        self.pool_version[pool] = self.pool_version.get(pool, 0) + 1
+        self.pool_events += 1
 
     # ------------------------------------------------------------ derived columns
 
@@ -341,17 +331,11 @@ class ClusterState:
         used = entry.shared_mvcpus + entry.dedicated * facts.overcommit_milli
         self.free_mvcpus[row] = capacity - used
         self.free_memory[row] = memory - entry.memory_mib
-        if facts.load is not None:  # measured; decisions in flight are not in the measurement yet
-            mean = facts.load.mean_mcores + entry.reserved_mean
-            var = facts.load.sd_mcores**2 + entry.reserved_var
-        else:
-            mean = entry.mean_mcores
-            var = ((10 - 1) * entry.sum_var + entry.sum_sd**2) // 10  # (1-rho) sum(sd^2) + rho (sum sd)^2, rho = 0.1
-        floats = self.floats
-        floats[CPU_SHARE, row] = used / capacity if capacity else 1.0
-        floats[MEMORY_SHARE, row] = entry.memory_mib / memory if memory else 1.0
-        floats[OVER, row] = (mean - facts.pcpus * 1000) / 1000
-        floats[VAR, row] = var / 1_000_000
+        mean, var = entry.load()
+        self.cpu_share[row] = used / capacity if capacity else 1.0
+        self.memory_share[row] = entry.memory_mib / memory if memory else 1.0
+        self.over[row] = (mean - facts.pcpus * 1000) / 1000
+        self.var[row] = var / 1_000_000
         self.events += 1
         self.version[row] += 1
         self.load_log.note(row)
@@ -367,6 +351,8 @@ class ClusterState:
         if kind == "hugepages":
             size = int(name)
             array[row] = facts.hugepages.get(size, 0) * size // 1024 - entry.hugepages_mib.get(size, 0)
+        elif kind == "devices held":
+            array[row] = entry.devices.get(name, 0)
         elif kind == "devices":
             array[row] = facts.devices.get(name, 0) - entry.devices.get(name, 0)
         elif kind == "pools":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,16 +16,20 @@ from lq_operator.core.placement import (
     Placed,
     PlacementEngine,
     PlacementRequest,
+    PoolReach,
     Shape,
+    SpreadTerm,
     VmKey,
+    VmTerm,
     WeightedNodeTerm,
+    WeightedVmTerm,
     counterfactual,
 )
 from lq_operator.core.placement.filters import FILTERS, Depends
 from lq_operator.core.placement.parts import facts_key, room_key
 from lq_operator.core.placement.question import Question
 from lq_operator.core.placement.scores import SCORES, after_placement
-from lq_operator.core.placement.selectors import Toleration, match_labels
+from lq_operator.core.placement.selectors import Taint, Toleration, match_labels
 
 
 class Watched:
@@ -150,3 +155,58 @@ def test_the_solver_says_nothing_on_standard_output() -> None:
     code = "from lq_operator.core.placement.solver import make_solver; print('{', flush=True); make_solver().run(); print('}')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == ["{", "}"]
+
+
+def test_what_is_kept_of_a_class_is_never_older_than_the_cluster() -> None:
+    """Few classes asked again and again while everything moves: each answer is that of an engine built just now."""
+    rng = random.Random(11)
+    app = match_labels({"app": "a"})
+    classes = [
+        Shape(2, 256, pools={"s": 2**30}, labels={"app": "a"}, anti_affinity=(VmTerm(app),)),
+        Shape(1, 512, pools={"l": 2**30}, node_selector=match_labels({"tier": "gold"}), labels={"app": "a"}),
+        Shape(4, 512, devices={"gpu": 1}, tolerations=(Toleration("t", exists=True),)),
+        Shape(
+            1, 64, labels={"app": "a"}, spread=(SpreadTerm(app, "zone"),), preferred=(WeightedVmTerm(VmTerm(app), 9),)
+        ),
+    ]
+    engine = PlacementEngine(seed=2)
+    there: dict[str, HostFacts] = {}
+    vms: dict[VmKey, Placed] = {}
+    answers = set()
+    for step in range(400):
+        name = f"h{rng.randrange(9)}"
+        event = rng.random()
+        if event < 0.45 or name not in there:
+            there[name] = HostFacts(
+                name, 8, 2048, labels={"tier": rng.choice(("gold", "tin")), "zone": rng.choice("ab")},
+                taints=(Taint("t"),) if rng.random() < 0.2 else (), ready=rng.random() < 0.7,
+                not_ready_reason=f"reason {step % 3}", cordoned=rng.random() < 0.1, devices={"gpu": rng.randrange(2)},
+                pools={"s": PoolReach(2**32, shared=True), "l": PoolReach(2**31)},
+            )  # fmt: skip
+            engine.set_host(there[name])
+        elif event < 0.5:
+            engine.remove_host(name)
+            del there[name]
+        elif event < 0.65 and vms:
+            engine.remove_vm(gone := rng.choice(sorted(vms)))
+            del vms[gone]
+        elif event < 0.75:
+            for key in list(engine.state.reserved):
+                engine.release(key)
+        request = PlacementRequest(VmKey("x", f"v{step}"), rng.choice(classes))
+        fresh = PlacementEngine(seed=2)
+        for facts in there.values():
+            fresh.set_host(facts)
+        for vm in vms.values():
+            fresh.set_vm(vm)
+        for held in engine.state.reserved.values():
+            fresh.hold(held)
+        decision = engine.decide(request)
+        assert decision == fresh.decide(request), step
+        answers.add(decision.host)
+        if decision.host is not None:
+            engine.reserve(request.identity, decision.host)
+            if rng.random() < 0.5:
+                vms[request.identity] = Placed(request.identity, decision.host, request.shape)
+                engine.set_vm(vms[request.identity])
+    assert len(answers) == 10  # every host, and none
