@@ -1,8 +1,8 @@
 """Which hosts can fail: can every VM of the failed hosts be restarted on the others, with a placement as witness.
 
-Sound and complete for room (vCPU, memory, hugepages, devices), for the facts of hosts (readiness, taints, labels,
-networks, pools, CPU model, local volumes) and for hard anti-affinity. Spreading and VM affinity do not stop a restart:
-running comes before tidy. Not modelled: NUMA cells (a bound VM counts by its totals).
+Sound and complete for room (vCPU, memory, hugepages, devices, NUMA cells with dedicated CPUs), for the facts of hosts
+(readiness, taints, labels, networks, pools, CPU model, local volumes) and for hard anti-affinity. Spreading and VM
+affinity do not stop a restart: running comes before tidy.
 
 Best-fit and worst-fit decreasing first (in 360 of 360 tight random cases one of them already had the exact answer);
 only a failure of all of them asks HiGHS, which either finds a placement or proves that there is none.
@@ -14,12 +14,15 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 
+from lq_operator.core.failover.cells import PCPUS, CellRooms, Part, part_of
 from lq_operator.core.failover.conflicts import Conflicts, Refugee
-from lq_operator.core.failover.exact import ExactProblem, solve_exact
+from lq_operator.core.failover.exact import ExactProblem, holds, solve_exact
 from lq_operator.core.placement.engine import PlacementEngine
+from lq_operator.core.placement.groups import Kind
 from lq_operator.core.placement.question import gib
 from lq_operator.core.placement.records import Occupant
 from lq_operator.core.placement.types import Shape, VmKey
@@ -44,8 +47,11 @@ class FailureVerdict:
     sentence: str
 
 
-Known = tuple[tuple[int, int], tuple[int, ...], frozenset[int] | None]
-"""Size, needs and rows: the same for all VMs of a class."""
+Known = tuple[tuple[int, int], tuple[int, ...], frozenset[int] | None, Part | None]
+"""Size, needs, rows and part: the same for all VMs of a kind."""
+
+More = tuple[int, tuple[int, ...], Part | None]
+"""One VM more than there are: its row, what it takes there, and what it takes in NUMA cells."""
 
 _by_memory = itemgetter(0, 1)  # size, identity
 
@@ -68,7 +74,7 @@ class Admission:
     def __init__(
         self,
         engine: PlacementEngine,
-        protects: Callable[[VmKey, Shape], bool] = lambda _identity, _shape: True,
+        protects: Callable[[VmKey, Shape], bool] | None = None,
         *,
         max_nodes: int = 20_000,
     ) -> None:
@@ -81,7 +87,7 @@ class Admission:
         self._sorted: list[int] = []  # free memory and row of each host that takes VMs, see `_ranked`
         self._resources: dict[tuple[str, str], int] = {}
         self._restricted: dict[tuple[str, Shape], frozenset[int] | None] = {}
-        self._classes: dict[tuple[str, Shape], Known] = {}
+        self._kinds: dict[Kind | None, Known] = {}
 
     # ------------------------------------------------------------ questions
 
@@ -109,11 +115,10 @@ class Admission:
         needs = self._needs(shape)
         refugees = self._refugees(names)
         if host in names:
-            if self.protects(identity, shape):
+            if self.protects is None or self.protects(identity, shape):
                 refugees.append(self._refugee(identity, shape))
             return self._judge(names, refugees)
-        taken = self._taken(needs, shape, row)
-        return self._judge(names, refugees, (row, taken))
+        return self._judge(names, refugees, (row, self._taken(needs, shape, row), part_of(shape)))
 
     def largest_restart_mib(self, failed: Iterable[str]) -> int:
         """Memory of the largest ordinary VM (1 vCPU) that could still start after these hosts failed and their VMs
@@ -149,7 +154,7 @@ class Admission:
 
     def _read_rooms(self) -> None:
         state = self.state
-        self._classes.clear()
+        self._kinds.clear()
         columns = [state.free_mvcpus, state.free_memory, *(state.amount(*key) for key in self._resources)]
         self._free = np.array([column[: state.n] for column in columns]).T.tolist()
         self._sorted = sorted([_ranked(self._free[row][MEMORY], row) for row in self._live()])
@@ -195,25 +200,28 @@ class Admission:
                 return found
 
     def _found_on(self, failed: tuple[str, ...]) -> list[Refugee]:
-        classes, found = self._classes, []
+        known, protects, found = self._kinds, self.protects, []
         for name in failed:
             for identity, occupant in self.state.occupants.get(name, {}).items():
-                shape = occupant.shape
-                if self.protects(identity, shape):
-                    size, needs, rows = classes.get((identity[0], shape)) or self._known_about(identity, shape)
-                    found.append(Refugee(size, identity, shape, needs, rows))
+                shape, kind = occupant.shape, occupant.kind
+                if protects is None or protects(identity, shape):
+                    about = known.get(kind)
+                    if about is None:
+                        about = self._known_about(identity, shape)
+                        self._kinds[kind] = about
+                    size, needs, rows, part = about
+                    found.append(Refugee(size, identity, shape, needs, rows, part))
         return found
 
     def _refugee(self, identity: VmKey, shape: Shape) -> Refugee:
-        size, needs, rows = self._known_about(identity, shape)
-        return Refugee(size, identity, shape, needs, rows)
+        size, needs, rows, part = self._known_about(identity, shape)
+        return Refugee(size, identity, shape, needs, rows, part)
 
     def _known_about(self, identity: VmKey, shape: Shape) -> Known:
         if shape.devices or shape.hugepage_kib:
             self._need_resources(shape)
         size = (-shape.memory_mib, -shape.vcpus)
-        known = self._classes[identity.namespace, shape] = (size, self._needs(shape), self._rows_for(identity, shape))
-        return known
+        return size, self._needs(shape), self._rows_for(identity, shape), part_of(shape)
 
     def _rows_for(self, identity: VmKey, shape: Shape) -> frozenset[int] | None:
         key = (identity.namespace, shape)
@@ -224,9 +232,7 @@ class Admission:
             self._restricted[key] = None if len(rows) == len(live) else frozenset(rows)
         return self._restricted[key]
 
-    def _judge(
-        self, failed: tuple[str, ...], refugees: list[Refugee], more: tuple[int, tuple[int, ...]] | None = None
-    ) -> FailureVerdict:
+    def _judge(self, failed: tuple[str, ...], refugees: list[Refugee], more: More | None = None) -> FailureVerdict:
         if not refugees:
             return FailureVerdict(failed, True, (), None, "nothing-to-do", f"{_named(failed)} can fail: no VM is there")
         down = frozenset(self.state.rows[name] for name in failed)
@@ -249,7 +255,7 @@ class Admission:
         sequence: list[Refugee],
         down: frozenset[int],
         conflicts: Conflicts,
-        more: tuple[int, tuple[int, ...]] | None,
+        more: More | None,
         best: bool,
     ) -> tuple[dict[VmKey, int], Refugee | None]:
         """Place in this order; best fit takes the fullest host (by memory) that has room, worst fit the emptiest."""
@@ -260,14 +266,18 @@ class Admission:
             if at < len(rooms) and rooms[at] == entry:  # hosts that take no VMs are not in the list
                 del rooms[at]
         free: dict[int, list[int]] = {}
+        cells = CellRooms(self.state)
         if more is not None:
-            row, amounts = more
+            row, amounts, its_part = more
+            if its_part is not None:
+                cells.take_as_placed(row, its_part)
             free[row] = [a - b for a, b in zip(_padded(self._free[row], amounts), amounts, strict=True)]
             rooms = sorted([_ranked(free[row][MEMORY], row) if each & ROW == row else each for each in rooms])
         placed: dict[VmKey, int] = {}
         before, apart = self._free, conflicts.any
         for refugee in sequence:
-            needs, rows, dedicated = refugee.needs, refugee.rows, refugee.shape.dedicated_cpus
+            needs, rows, part = refugee.needs, refugee.rows, refugee.part
+            dedicated = part is not None and part.pcpus > 0
             low = bisect_left(rooms, needs[MEMORY] << ROW_BITS) if needs[MEMORY] else 0
             for at in range(low, len(rooms)) if best else range(len(rooms) - 1, low - 1, -1):
                 row = rooms[at] & ROW
@@ -279,6 +289,11 @@ class Admission:
                     continue
                 if apart and not conflicts.allow(refugee, row, placed):
                     continue
+                if part is not None:
+                    chosen = cells.find(row, part)
+                    if chosen is None:
+                        continue
+                    cells.take(row, part, chosen)
                 del rooms[at]
                 if len(wanted) == 2:  # the usual case, worth a third of the time
                     left = free[row] = [room[0] - wanted[0], room[1] - wanted[1]]
@@ -291,13 +306,24 @@ class Admission:
                 return placed, refugee
         return placed, None
 
+    def _exact_cells(self, refugees: list[Refugee], rows: list[int], more: More | None) -> dict[str, Any]:
+        """The part of the exact problem about NUMA cells; nothing where no VM is bound to any."""
+        parts = [refugee.part for refugee in refugees]
+        kinds = {PCPUS, *(part.page_kib for part in parts if part is not None)}
+        if len(kinds) == 1:
+            return {}
+        rooms = CellRooms(self.state)
+        if more is not None and more[2] is not None:
+            rooms.take_as_placed(more[0], more[2])
+        return {"parts": parts, "cells": [{kind: rooms.free(row, kind) for kind in kinds} for row in rows]}
+
     def _exactly(
         self,
         failed: tuple[str, ...],
         refugees: list[Refugee],
         down: frozenset[int],
         conflicts: Conflicts,
-        more: tuple[int, tuple[int, ...]] | None,
+        more: More | None,
         blocker: Refugee,
     ) -> FailureVerdict:
         rows = [row for each in self._sorted if (row := each & ROW) not in down]
@@ -316,15 +342,17 @@ class Admission:
                 for r in refugees
             ],
             apart=conflicts.pairs(rows) if conflicts.any else [],
+            **self._exact_cells(refugees, rows, more),
         )
         answer = solve_exact(problem, self.max_nodes)
-        if answer.places is not None and _holds(problem, answer.places):
+        if answer.places is not None and holds(problem, answer):
             pairs = zip(refugees, answer.places, strict=True)
             witness = tuple(sorted((r.identity, self.state.names[rows[at]]) for r, at in pairs))
             words = f"{_named(failed)} can fail: {len(refugees)} VMs find room"
             return FailureVerdict(failed, True, witness, None, "exact", words)
         stuck = refugees[answer.stuck] if answer.stuck is not None else blocker
-        size = f"{stuck.shape.vcpus} vCPU, {gib(stuck.shape.memory_mib)}"
+        bound = f", {stuck.part}" if stuck.part is not None else ""
+        size = f"{stuck.shape.vcpus} vCPU, {gib(stuck.shape.memory_mib)}{bound}"
         largest = max((room[MEMORY] for room in rooms), default=0)
         words = (
             f"{_named(failed)} cannot fail: of {len(refugees)} VMs {stuck.identity} ({size}) would find no room "
@@ -334,20 +362,6 @@ class Admission:
             words = f"{_named(failed)}: not proven within {self.max_nodes} nodes, so counted as unsafe; {words}"
         method = "exact" if answer.proven else "unproven"
         return FailureVerdict(failed, False, (), stuck.identity, method, words)
-
-
-def _holds(problem: ExactProblem, places: tuple[int, ...]) -> bool:
-    """Check the solver's floats in integers."""
-    rooms = [list(room) for room in problem.rooms]
-    for vm, host in enumerate(places):
-        for at, need in enumerate(problem.needs[vm][host]):
-            rooms[host][at] -= need
-            if need and rooms[host][at] < 0:
-                return False
-    return all(
-        not any(places[one] in hosts and places[other] in hosts for hosts in domains)
-        for one, other, domains in problem.apart
-    )
 
 
 def _ranked(memory_mib: int, row: int) -> int:

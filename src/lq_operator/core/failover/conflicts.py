@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lq_operator.core.failover.cells import Part
 from lq_operator.core.placement.engine import PlacementEngine
 from lq_operator.core.placement.groups import Group
 from lq_operator.core.placement.state import IntArray
@@ -20,6 +21,7 @@ class Refugee(NamedTuple):
     shape: Shape
     needs: tuple[int, ...]
     rows: frozenset[int] | None  # None = every live host outside the failed set
+    part: Part | None = None  # what it takes in NUMA cells, if it is bound to them
 
 
 class Conflicts:

@@ -210,3 +210,11 @@ def test_what_is_kept_of_a_class_is_never_older_than_the_cluster() -> None:
                 vms[request.identity] = Placed(request.identity, decision.host, request.shape)
                 engine.set_vm(vms[request.identity])
     assert len(answers) == 10  # every host, and none
+
+
+def test_the_words_for_a_host_follow_its_reason() -> None:
+    """Words about facts are kept: a reason that changes alone must not be missed."""
+    engine = PlacementEngine()
+    for reason in ("no contact", "clock is off", ""):
+        engine.set_host(HostFacts("h0", 4, 1024, ready=False, not_ready_reason=reason))
+        assert f"h0 is not ready: {reason or 'no reason was given'})" in engine.decide(ask("v")).sentence
