@@ -20,6 +20,9 @@ from lq_operator.core.model import (
     HardwareAbi,
     HostInventory,
     HostUUID,
+    MovePlan,
+    MoveProgress,
+    MoveResult,
     NetworkPlan,
     NetworkSeen,
     NodeName,
@@ -115,6 +118,31 @@ class Host(Protocol):
 
     async def guest_facts(self, domain_name: str) -> GuestFacts:
         """Asks the agent; Transient when it does not answer (not installed, still booting)."""
+        ...
+
+    # moving
+    async def cpu_obstacle(self, plan: DomainPlan) -> str:
+        """Asked of the target: '' when it can give the guest this CPU model with these features, else a sentence."""
+        ...
+
+    async def move(self, plan: MovePlan) -> MoveResult:
+        """Asked of the source: returns once the guest runs on the target and the source's is shut off (still defined).
+
+        Rejected: refused, the guest runs on here. Transient: it broke off and the guest runs on here.
+        OutcomeUnknown: ask both hosts. May take hours; the caller bounds it by `cancel_move`.
+        """
+        ...
+
+    async def move_progress(self, domain_name: str) -> MoveProgress | None:
+        """None while no move is under way."""
+        ...
+
+    async def cancel_move(self, domain_name: str) -> None:
+        """The guest stays here. Success where no move is under way; Conflict once post-copy has begun."""
+        ...
+
+    async def start_post_copy(self, domain_name: str) -> None:
+        """Change over now, the rest of the memory follows. Conflict when no move that allows it is under way."""
         ...
 
     # storage

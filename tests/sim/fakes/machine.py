@@ -60,7 +60,10 @@ class Pool:
 
 @dataclass
 class Domain:
-    """A domain. `plan` is the inactive definition (None: somebody's own), `live` what runs."""
+    """A domain. `plan` is the inactive definition (None: somebody's own), `live` what runs.
+
+    `holds_guest` False: its QEMU waits for a guest that is moved here, or has given it away.
+    """
 
     name: str
     plan: DomainPlan | None
@@ -68,6 +71,7 @@ class Domain:
     state: DomainState = DomainState.SHUTOFF
     reason: str = "unknown"
     live: DomainPlan | None = None
+    holds_guest: bool = True
 
 
 @dataclass
@@ -97,6 +101,7 @@ class Machine:
         self.bridges: set[str] = set()
         self.domains: dict[str, Domain] = {}
         self.memory_mib = 65536
+        self.usable_cpu_models: tuple[str, ...] = ("qemu64", "kvm64")
         self.agent = True
         self.obedient = True
         self.asked: list[tuple[str, str]] = []
@@ -114,6 +119,7 @@ class Machine:
         twin.networks, twin.bridges = dict(self.networks), set(self.bridges)
         twin.domains = {name: replace(domain) for name, domain in self.domains.items()}
         twin.memory_mib, twin.agent, twin.obedient = self.memory_mib, self.agent, self.obedient
+        twin.usable_cpu_models = self.usable_cpu_models
         return twin
 
     # ------------------------------------------------------------ power
@@ -128,6 +134,7 @@ class Machine:
                 del self.domains[domain.name]
             else:
                 domain.state, domain.reason, domain.live = DomainState.SHUTOFF, "unknown", None
+                domain.holds_guest = True
         for pool in self.pools.values():
             pool.active = pool.autostart and self._files(pool.path) is not None
             pool.known = set(self._files(pool.path) or ()) if pool.active else set()
@@ -316,24 +323,46 @@ class Machine:
         self._run(domain, domain.plan, paused=paused)
 
     def _run(self, domain: Domain, plan: DomainPlan, *, paused: bool) -> None:
-        """QEMU comes up, or says why not: the gate first."""
-        for path in (plan.gate_path, plan.seed_path, *(disk.path for disk in plan.disks)):
-            if path and self.file(path) is None:
-                raise Rejected(f"{domain.name}: cannot open {path}: No such file or directory")
-        for nic in plan.nics:
-            if nic.network and nic.network not in self.networks:
-                raise Rejected(f"{domain.name}: network {nic.network} does not exist")
-        domain.live = plan
+        """QEMU comes up, or says why not."""
+        self._look_for_files(domain.name, plan)
+        domain.live, domain.holds_guest = plan, True
         domain.state, domain.reason = (DomainState.PAUSED, "starting-up") if paused else (DomainState.RUNNING, "booted")
         self.on_start(Started(self.name, plan.identity, plan.epoch))
         self._tell(domain.name, "lifecycle", "started:booted")
+
+    def _look_for_files(self, name: str, plan: DomainPlan) -> None:
+        """Everything that QEMU opens: the gate first."""
+        for path in (plan.gate_path, plan.seed_path, *(disk.path for disk in plan.disks)):
+            if path and self.file(path) is None:
+                raise Rejected(f"{name}: cannot open {path}: No such file or directory")
+        for nic in plan.nics:
+            if nic.network and nic.network not in self.networks:
+                raise Rejected(f"{name}: network {nic.network} does not exist")
+
+    def accept(self, plan: DomainPlan) -> None:
+        """A guest is on its way here: a QEMU waits for it. It is listed as paused, with the reason migration."""
+        domain_xml(plan)
+        name = plan.identity.domain_name
+        domain = self.domains.get(name)
+        if domain is not None and (domain.plan is None or domain.plan.identity != plan.identity or domain.state.runs):
+            raise Rejected(f"{self.name} has a domain {name} already")
+        self._look_for_files(name, plan)
+        if domain is None:
+            domain = self.domains[name] = Domain(name, plan, persistent=False)
+        domain.live, domain.holds_guest = plan, False
+        domain.state, domain.reason = DomainState.PAUSED, "migration"
+        self._tell(name, "lifecycle", "started:migrated")
+
+    def tell_resumed(self, name: str) -> None:
+        """A guest that was moved here runs."""
+        self._tell(name, "lifecycle", "resumed:migrated")
 
     def end(self, name: str, reason: str, *, state: DomainState = DomainState.SHUTOFF) -> None:
         """The guest's QEMU is gone: reason shutdown, destroyed, crashed, saved ..."""
         domain = self.domains.get(name)
         if domain is None or not domain.state.runs:
             return
-        domain.state, domain.reason, domain.live = state, reason, None
+        domain.state, domain.reason, domain.live, domain.holds_guest = state, reason, None, True
         if not domain.persistent:
             del self.domains[name]
         self._tell(name, "lifecycle", f"stopped:{reason}")
@@ -438,7 +467,7 @@ class Machine:
             cpu_model="qemu64",
             cpu_vendor="AMD",
             cpu_features=("sse2",),
-            usable_cpu_models=("qemu64", "kvm64"),
+            usable_cpu_models=self.usable_cpu_models,
             cpus=16,
             memory_mib=self.memory_mib,
             numa=(NumaCell(0, self.memory_mib, 16),),
@@ -447,12 +476,18 @@ class Machine:
             firmware=("bios", "uefi"),
         )
 
+    def cpu_obstacle(self, plan: DomainPlan) -> str:
+        model = plan.hardware.cpu_model or plan.cpu_model
+        if model and model not in self.usable_cpu_models:
+            return f"{self.name} cannot give the guest the CPU model {model}"
+        return ""
+
     def running(self) -> list[tuple[Identity, Epoch]]:
         """Guests that run, with the epoch they were started under."""
         return [
             (domain.live.identity, domain.live.epoch)
             for domain in self.domains.values()
-            if domain.state.runs and domain.live is not None
+            if domain.state.runs and domain.live is not None and domain.holds_guest
         ]
 
     def open_disks(self) -> list[tuple[Identity, str]]:
@@ -463,7 +498,7 @@ class Machine:
                 disk.path if disk.path.rpartition("/")[0] in self.shared else f"{self.name}:{disk.path}",
             )
             for domain in self.domains.values()
-            if domain.state.runs and domain.live is not None
+            if domain.state.runs and domain.live is not None and domain.holds_guest
             for disk in domain.live.disks
         ]
 

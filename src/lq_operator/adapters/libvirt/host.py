@@ -7,9 +7,10 @@ import queue
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from lq_operator.adapters.libvirt import agent, domains, inventory, networks, storage
+from lq_operator.adapters.libvirt import agent, domains, inventory, moves, networks, storage
 from lq_operator.adapters.libvirt.calls import Call, Calls, Lane
 from lq_operator.adapters.libvirt.connection import Opened
+from lq_operator.adapters.libvirt.movelane import MoveLane
 from lq_operator.core.model import (
     DomainPlan,
     DomainSeen,
@@ -17,6 +18,9 @@ from lq_operator.core.model import (
     HardwareAbi,
     HostInventory,
     HostUUID,
+    MovePlan,
+    MoveProgress,
+    MoveResult,
     NetworkPlan,
     NetworkSeen,
     NodeName,
@@ -59,10 +63,11 @@ def _long(name: str, timeout_s: float) -> Call:
 class LibvirtHost:
     """ports.Host over one libvirt connection; made by LibvirtFleet, dead for ever once the connection is."""
 
-    def __init__(self, node: NodeName, opened: Opened, calls: Calls) -> None:
+    def __init__(self, node: NodeName, opened: Opened, calls: Calls, moving: MoveLane) -> None:
         self._node = node
         self._opened = opened
         self._calls = calls
+        self._moving = moving
         self.closed = asyncio.Event()
 
     @property
@@ -85,6 +90,7 @@ class LibvirtHost:
     def die(self, why: str) -> None:
         """Called on the loop when the connection broke or is given up; idempotent."""
         self._calls.die(why)
+        self._moving.die(why)
         self.closed.set()
 
     def release(self, *, polite: bool, timeout_s: float) -> None:
@@ -148,6 +154,23 @@ class LibvirtHost:
     async def guest_facts(self, domain_name: str) -> GuestFacts:
         call = Call("guest_facts", AGENT_S, lane=Lane.AGENT)
         return await self._run(call, domain_name, agent.observe_guest, domain_name)
+
+    # ------------------------------------------------------------ moving
+
+    async def cpu_obstacle(self, plan: DomainPlan) -> str:
+        return await self._run(_read("cpu_obstacle"), plan.identity.domain_name, moves.cpu_obstacle, plan)
+
+    async def move(self, plan: MovePlan) -> MoveResult:
+        return await self._moving.run("move", lambda conn: moves.move(conn, plan), about=plan.domain_name)
+
+    async def move_progress(self, domain_name: str) -> MoveProgress | None:
+        return await self._run(_read("move_progress"), domain_name, moves.observe_progress, domain_name)
+
+    async def cancel_move(self, domain_name: str) -> None:
+        await self._run(_write("cancel_move"), domain_name, moves.cancel_move, domain_name)
+
+    async def start_post_copy(self, domain_name: str) -> None:
+        await self._run(_write("start_post_copy"), domain_name, moves.start_post_copy, domain_name)
 
     # ------------------------------------------------------------ storage
 

@@ -58,21 +58,31 @@ def with_gate(document: str, plan: DomainPlan) -> str:
     <sysinfo> element (code 67), so an image without a gate cannot get one: Rejected.
     """
     root = parse(document, "suspend image")
-    entry = _gate_entry(root)
-    if plan.gate_path and entry is None:
-        raise Rejected("the suspend image was saved without a gate and cannot be started under one: discard it")
-    if entry is not None:
-        entry.set("file", path(plan.gate_path, "gate_path"))
+    require_gate(root, plan, "the suspend image was saved without a gate and cannot be started under one: discard it")
     seed = root.find(f"devices/disk/target[@dev='{SEED_TARGET}']/../source")
     if seed is not None and plan.seed_path:
         seed.set("file", path(plan.seed_path, "seed_path"))
+    mark_as(root, plan)
+    return dump(root)
+
+
+def require_gate(root: Element, plan: DomainPlan, otherwise: str) -> None:
+    """Put the gate of `plan` in place of the one that is there; Rejected with that sentence where there is none."""
+    entry = _gate_entry(root)
+    if plan.gate_path and entry is None:
+        raise Rejected(otherwise)
+    if entry is not None:
+        entry.set("file", path(plan.gate_path, "gate_path"))
+
+
+def mark_as(root: Element, plan: DomainPlan) -> None:
+    """Our metadata of `plan` in place of what is there; other people's stays."""
     metadata = root.find("metadata")
     if metadata is None:
         metadata = node(root, "metadata")
     for old in metadata.findall(f"{{{LQ_DOMAIN}}}vm"):
         metadata.remove(old)
     _add_metadata(metadata, plan)
-    return dump(root)
 
 
 def _gate_entry(root: Element) -> Element | None:
@@ -188,6 +198,15 @@ def _add_cpu(root: Element, plan: DomainPlan) -> None:
     for feature in features:
         policy = "disable" if feature.startswith("-") else "require"
         node(cpu, "feature", policy=policy, name=feature.removeprefix("-"))
+
+
+def cpu_xml(plan: DomainPlan) -> str:
+    """The guest's CPU alone, for a comparison with a host's; '' where it names no model (any host will do)."""
+    if _cpu(plan)[0] != "custom":
+        return ""
+    root = node(None, "domain")
+    _add_cpu(root, plan)
+    return dump(root.find("cpu"))
 
 
 def _cpu(plan: DomainPlan) -> tuple[str, str, tuple[str, ...]]:
