@@ -141,6 +141,7 @@ class HostSet:
             w.resources,
             w.fleet,
             self.book,
+            self.inventory,
             Housekeeper(w.store, w.resources, self.book),
             Decommission(w.store, w.resources, self.book, reporter),
             reporter,

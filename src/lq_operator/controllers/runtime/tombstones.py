@@ -1,6 +1,7 @@
 """Leaving a tombstone in a node's status and taking it away: tested patches, because several controllers leave them.
 
-Whoever deletes something on a host that is away leaves one; only the controller that owns the host takes one away.
+Whoever deletes something on a host that is away leaves one; only the controller that owns the host takes one away, or
+notes the evidence that its VM runs no more.
 """
 
 from __future__ import annotations
@@ -33,6 +34,21 @@ async def drop_tombstone(resources: Resources, node: NodeName, uid: str, *, mana
     index = next((i for i, t in enumerate(found.status.tombstones) if t.uid == uid), None)
     if index is not None:
         await _patch(resources, found, [{"op": "remove", "path": f"/status/tombstones/{index}"}], manager)
+
+
+async def release_tombstone(resources: Resources, node: NodeName, released: Tombstone, *, manager: str) -> None:
+    """Put it in the place of the one with its uid: with evidence it counts as a placement no more.
+
+    Conflict when the node changed meanwhile.
+    """
+    found = await resources.get(HypervisorNode, None, node)
+    if found is None:
+        return
+    index = next((i for i, t in enumerate(found.status.tombstones) if t.uid == released.uid), None)
+    if index is not None:
+        value = released.model_dump(by_alias=True, mode="json")
+        replace = {"op": "replace", "path": f"/status/tombstones/{index}", "value": value}
+        await _patch(resources, found, [replace], manager)
 
 
 async def _patch(

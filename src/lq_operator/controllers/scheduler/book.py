@@ -317,7 +317,7 @@ def resolve(store: Store, refs: Refs, vm: VirtualMachine) -> tuple[str, Shape] |
 def tombstones_of(node: HypervisorNode) -> tuple[Tombstone, ...]:
     """Of VMs that were deleted while this node was away."""
     return tuple(
-        Tombstone(NodeName(node.metadata.name), t.namespace, t.name, t.uid, epoch_of(t.epoch))
+        Tombstone(NodeName(node.metadata.name), t.namespace, t.name, t.uid, epoch_of(t.epoch), bool(t.evidence))
         for t in node.status.tombstones
         if t.kind == "VirtualMachine"
     )

@@ -124,7 +124,7 @@ class Observer:
             sightings=self.book.sightings(identity),
             departures=self.book.departures(identity),
             tombstones=tuple(
-                Tombstone(NodeName(n.metadata.name), t.namespace, t.name, t.uid, epoch_of(t.epoch))
+                Tombstone(NodeName(n.metadata.name), t.namespace, t.name, t.uid, epoch_of(t.epoch), bool(t.evidence))
                 for n in nodes
                 for t in n.status.tombstones
                 if t.kind == "VirtualMachine" and (t.namespace, t.name) == key
