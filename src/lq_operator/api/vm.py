@@ -398,6 +398,8 @@ class PlacementStatus(ApiModel):
     target_uuid: Annotated[str, Field(alias="targetUUID", max_length=36)] = ""
     target_boot: Word = ""
     evidence: Annotated[list[EvidenceStatus], Field(max_length=8)] = Field(default_factory=list)
+    run_epoch: Word = ""
+    """Epoch of the run, where a move has given the placement a newer one since the guest was started."""
 
 
 class VerdictStatus(ApiModel):

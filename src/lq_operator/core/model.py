@@ -120,6 +120,12 @@ class Placement:
     target_uuid: HostUUID | None = None
     target_boot: BootNonce | None = None
     evidence: tuple[Evidence, ...] = ()
+    run_epoch: Epoch | None = None  # of the run, where a move has used up an epoch since it was started
+
+    @property
+    def started_epoch(self) -> Epoch | None:
+        """The epoch that the domain of this run carries: a move gives the placement a newer one, the run keeps its own."""
+        return self.run_epoch or self.epoch
 
 
 # ---------------------------------------------------------------- what a host shows
