@@ -60,6 +60,8 @@ class VolumeController:
             return await self._delete(volume)
         volume = await ensure_finalizer(self.resources, volume, manager=MANAGER)
         user = self.attachments.user(namespace, name)
+        if volume.status.phase == "Ready" and volume.status.node and user is not None and _moves(user):
+            return Requeue.after(WAIT_S)  # the migration controller says which host's copy it is
         if volume.status.phase == "Ready":
             return await self._ready(volume, user)
         return await self._bind(volume, user)
@@ -244,7 +246,7 @@ class VolumeController:
         if not files:
             await self._sweep_unfinished(volume)
             return
-        doomed = doomed_files(self.store, pool)
+        doomed = doomed_files(self.store, pool, volume.status.node)
         if all(file in doomed for file in files):
             return  # a tombstone has them: they go when their VM is surely gone
         entry = self._reachable(volume)
@@ -312,6 +314,10 @@ class VolumeController:
             await report_status(self.resources, volume, full, MANAGER)
         except (NotFound, Conflict):
             return
+
+
+def _moves(user: VirtualMachine) -> bool:
+    return user.status.placement is not None and user.status.placement.phase == "Moving"
 
 
 def _of_former(volume: Volume, user: VirtualMachine) -> bool:

@@ -6,7 +6,6 @@ after it the placement is Moving, and whoever comes next settles it (core/moving
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from lq_operator.api.node import HypervisorNode
@@ -18,6 +17,7 @@ from lq_operator.controllers.migration.observe import MoveObserver
 from lq_operator.controllers.migration.plan import Guest, move_plan, running_guest, tuning_of
 from lq_operator.controllers.migration.preflight import Checked, check
 from lq_operator.controllers.migration.report import MANAGER, Reporter, Say
+from lq_operator.controllers.runtime.attachments import Attachments
 from lq_operator.controllers.runtime.hostbook import GATE_POOL, HostBook, OwnedHost
 from lq_operator.controllers.runtime.placements import placement_of
 from lq_operator.controllers.runtime.refs import Namespaces, Refs
@@ -41,17 +41,17 @@ log = get_logger(__name__)
 
 @dataclass(slots=True)
 class Beginner:
-    """Begins moves. `wake_waiting()` is called when a place becomes free again."""
+    """Begins moves."""
 
     store: Store
     resources: Resources
     namespaces: Namespaces
+    attachments: Attachments
     book: HostBook
     observer: MoveObserver
     disks: Disks
     moves: Moves
     reporter: Reporter
-    wake_waiting: Callable[[], None]
 
     async def begin(
         self, move: VirtualMachineMigration, vm: VirtualMachine, identity: Identity, memory: VmMemory, node: NodeName
@@ -86,7 +86,7 @@ class Beginner:
                 raise Transient(f"{node} has not been taken over yet")
             return await self._refuse(move, placement, node, tuple(Obstacle("Host", node, said) for said in closed))
         refs = Refs(self.store, identity.namespace, await self.namespaces.labels(identity.namespace))
-        guest = running_guest(vm, identity, target, refs, self.store)
+        guest = running_guest(vm, identity, target, refs, self.store, self.attachments)
         domain = source.domains[identity.domain_name]
         checked = await check(self.store, guest, identity, placement, domain, source, target, closed)
         if checked.found:

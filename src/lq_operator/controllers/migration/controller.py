@@ -5,7 +5,6 @@ A VM whose placement is Moving is settled here also when no object speaks of tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from lq_operator.api.vm import VirtualMachine
@@ -37,7 +36,6 @@ class MigrationController:
     actor: Actor
     memories: Memories
     clock: Clock
-    wake_waiting: Callable[[], None]
 
     async def reconcile(self, key: str) -> Requeue | None:
         """Bring every move of this VM a step nearer to its end."""

@@ -15,6 +15,7 @@ from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmmigration import MigrationTuning, VirtualMachineMigration
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.pool import host_pool_name
+from lq_operator.controllers.runtime.attachments import Attachments
 from lq_operator.controllers.runtime.hostbook import GATE_DIR, OwnedHost
 from lq_operator.controllers.runtime.refs import Refs, disk_volumes
 from lq_operator.controllers.runtime.statefiles import console_file, nvram_file, seed_file
@@ -57,10 +58,12 @@ class Guest:
         return self.cluster.spec.state_pool.access == "Shared"
 
 
-def running_guest(vm: VirtualMachine, identity: Identity, target: OwnedHost, refs: Refs, store: Store) -> Guest:
+def running_guest(
+    vm: VirtualMachine, identity: Identity, target: OwnedHost, refs: Refs, store: Store, attachments: Attachments
+) -> Guest:
     """Transient where a reference leads nowhere at the moment."""
     ran = _as_started(vm)
-    prepared = prepare(ran, identity, target.node, refs, store, Children())
+    prepared = prepare(ran, identity, target.node, refs, store, attachments, Children())
     if prepared.cluster is None or prepared.size is None:
         raise Transient(
             "; ".join(lack.message for lack in prepared.blockers) or "the VM's size or cluster is not known"

@@ -60,11 +60,13 @@ async def _patch(
     await resources.json_patch(HypervisorNode, None, name, [test, *operations], subresource="status", manager=manager)
 
 
-def doomed_files(store: Store, pool: str) -> set[str]:
-    """Files of this pool that a tombstone names: they go with it and are nobody else's."""
+def doomed_files(store: Store, pool: str, on: str = "") -> set[str]:
+    """Files of this pool that a tombstone names: they go with it and are nobody else's. `on`: of this node alone, for
+    a pool whose hosts have files of the same name (a move leaves an old copy behind)."""
     return {
         volume.file
         for node in store.list(HypervisorNode)
+        if on in ("", node.metadata.name)
         for tombstone in node.status.tombstones
         for volume in tombstone.volumes
         if volume.pool == pool
