@@ -144,6 +144,23 @@ def _buried(world: SimWorld) -> bool:
 DELETE_AWAY = Scenario("delete-away", _lose_and_delete, _buried, (_create, _running), _boot_when_gone, access="Local")
 
 
+def _moved(world: SimWorld) -> bool:
+    """It ended, one way or the other, and the guest has run on all the while."""
+    return world.settled() and world.running() and world.judge.starts_of("vm") == 1
+
+
+MOVE = Scenario("move", lambda w: w.move(), _moved, (_create, _running))
+MOVE_LOCAL = Scenario("move-local", lambda w: w.move(), _moved, (_create, _running), access="Local")
+
+
+def _cancel_when_it_runs(world: SimWorld) -> None:
+    if world.move_phase() == "Running":
+        world.move(cancel=True)
+
+
+MOVE_CANCELLED = Scenario("move-cancelled", lambda w: w.move(), _moved, (_create, _running), _cancel_when_it_runs)
+
+
 def void(value: object) -> None:
     """For lambdas whose value nobody wants."""
     del value
@@ -207,6 +224,8 @@ EVERY = (
     HOST_LOST,
     DELETE_AWAY,
 )
+MOVES = (MOVE, MOVE_LOCAL, MOVE_CANCELLED)
+"""Their end may differ with a crash (moved, or broken off): the guest and its files are whole either way."""
 
 
 @functools.cache

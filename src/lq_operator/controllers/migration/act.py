@@ -25,7 +25,7 @@ from lq_operator.core.model import Epoch, Identity, NodeName
 from lq_operator.core.model import Phase as Placed
 from lq_operator.core.moving import steps as s
 from lq_operator.core.moving.world import MoveWorld, Phase
-from lq_operator.core.result import Conflict, NotFound, OutcomeUnknown, Rejected, Transient
+from lq_operator.core.result import Conflict, NotFound, Rejected, Transient
 from lq_operator.ports import Clock, Resources
 from lq_operator.telemetry.logging import get_logger
 
@@ -244,8 +244,8 @@ class Actor:
     # ------------------------------------------------------------ cleaning up
 
     async def _clean(self, world: MoveWorld, vm: VirtualMachine | None, identity: Identity) -> None:
-        """Files of the side that does not have the guest. Nothing of it stops the end from being told but a silent host
-        that answers again: what cannot be reached is named by a tombstone, or overwritten by the next move."""
+        """Files of the side that does not have the guest. What a host refuses for good stops nothing from being told; what
+        cannot be reached is named by a tombstone, or overwritten by the next move."""
         placement = placement_of(vm) if vm is not None else None
         if vm is None or placement is None or not world.target_node or vm.metadata.uid != world.vm_uid:
             return
@@ -254,13 +254,13 @@ class Actor:
             return
         try:
             if placement.node == target:
-                await self.disks.forget_source(vm, identity, source, target)
+                await self.disks.forget_source(vm, identity, placement.started_epoch, source, target)
             elif placement.node == source:
                 entry = self.book.owned(target)
                 if entry is not None:
                     await delete_tickets(entry, identity)
                 await self.disks.forget_target(vm, identity, target)
-        except (NotFound, Rejected, OutcomeUnknown) as error:
+        except (NotFound, Rejected) as error:
             log.warning("files of a move are left", vm=identity.key, reason=str(error)[:300])
 
 

@@ -18,12 +18,13 @@ from lq_operator.api.volume import Volume
 from lq_operator.controllers.migration.plan import Guest
 from lq_operator.controllers.migration.preflight import Checked
 from lq_operator.controllers.pool import host_pool_name
+from lq_operator.controllers.runtime.awaited import awaited_hosts
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.refs import disk_volumes
-from lq_operator.controllers.runtime.statefiles import STATE_POOL, files_of
+from lq_operator.controllers.runtime.statefiles import STATE_POOL, files_of, nvram_file, seed_file
 from lq_operator.controllers.runtime.tombstones import leave_tombstone
-from lq_operator.core.model import Identity, NodeName, VolumePlan
-from lq_operator.core.result import Conflict, NotFound
+from lq_operator.core.model import Epoch, Identity, NodeName, VolumePlan
+from lq_operator.core.result import Conflict, NotFound, Transient
 from lq_operator.core.storage.names import ready_mark
 from lq_operator.ports import Resources, Store
 from lq_operator.telemetry.logging import get_logger
@@ -90,24 +91,28 @@ class Disks:
             )
             log.info("volume switched to its copy", volume=volume.key, node=target)
 
-    async def forget_source(self, vm: VirtualMachine, identity: Identity, source: NodeName, target: NodeName) -> None:
+    async def forget_source(
+        self, vm: VirtualMachine, identity: Identity, started: Epoch | None, source: NodeName, target: NodeName
+    ) -> None:
         """The guest runs on the target: the old copies go, or a tombstone on their node names them."""
         entry = self.book.owned(source)
+        if entry is None and source in awaited_hosts(self.store, self.book):
+            raise Transient(f"{source}: about to be taken over, old files lie there")
         if entry is not None and await entry.host.find_domain(identity.domain_name) is not None:
             raise Conflict(f"{source} has a domain {identity.domain_name} again: its files stay")
+        old: list[TombstoneVolume] = []
         for volume in self.local(vm):
             read = await self.resources.get(Volume, volume.metadata.namespace, volume.metadata.name)
-            if read is None or read.metadata.uid != volume.metadata.uid or read.status.node != target:
-                continue
-            file, pool = read.status.chain[0].file, read.status.pool
-            if entry is None:
-                await self._bury(read, source, file, pool)
-                continue
+            if read is not None and read.metadata.uid == volume.metadata.uid and read.status.node == target:
+                old.append(TombstoneVolume(pool=read.status.pool, file=read.status.chain[0].file))
+        if entry is None:
+            await self._bury(vm, source, old + self._old_state(vm, identity, started))
+            return
+        for file in old:
             # The mark first: a file without it is nobody's.
-            await entry.host.delete_volume(host_pool_name(pool), ready_mark(file))
-            await entry.host.delete_volume(host_pool_name(pool), file)
-        if entry is not None:
-            await self._drop_state(vm, identity, entry)
+            await entry.host.delete_volume(host_pool_name(file.pool), ready_mark(file.file))
+            await entry.host.delete_volume(host_pool_name(file.pool), file.file)
+        await self._drop_state(vm, identity, entry)
 
     async def forget_target(self, vm: VirtualMachine, identity: Identity, target: NodeName) -> None:
         """The guest stays where it is: unfinished copies on the target go. Away: they wait for the next move there."""
@@ -137,13 +142,22 @@ class Disks:
         cluster = self.store.get(HypervisorCluster, None, vm.status.effective.cluster)
         return cluster is None or cluster.spec.state_pool.access == "Shared"
 
-    async def _bury(self, volume: Volume, source: NodeName, file: str, pool: str) -> None:
+    def _old_state(self, vm: VirtualMachine, identity: Identity, started: Epoch | None) -> list[TombstoneVolume]:
+        if self._state_shared(vm) or started is None:
+            return []
+        pool = STATE_POOL.removeprefix(host_pool_name(""))
+        return [TombstoneVolume(pool=pool, file=f) for f in (seed_file(identity, started), nvram_file(identity))]
+
+    async def _bury(self, vm: VirtualMachine, source: NodeName, files: list[TombstoneVolume]) -> None:
+        """Its own uid: a tombstone of the VM itself, or of one of its Volumes, is another matter."""
+        if not files:
+            return
         stone = Tombstone(
             kind="Volume",
-            namespace=volume.metadata.namespace or "",
-            name=volume.metadata.name,
-            uid=volume.metadata.uid,
-            volumes=[TombstoneVolume(pool=pool, file=file)],
+            namespace=vm.metadata.namespace or "",
+            name=vm.metadata.name,
+            uid=f"move-{vm.metadata.uid}",
+            volumes=files,
         )
         await leave_tombstone(self.resources, source, stone, manager=MANAGER)
 

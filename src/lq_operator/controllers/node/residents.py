@@ -96,6 +96,8 @@ class Housekeeper:
             )
             return
         placement = placement_of(vm)
+        if placement is None and await self._left_behind(entry, domain, identity):
+            return
         if domain.epoch is None or not is_stale(domain.epoch, placement, entry.uuid):
             ahead = (
                 domain_ahead(entry.node, (identity.namespace, identity.name), domain.epoch, placement)
@@ -122,6 +124,22 @@ class Housekeeper:
         if await self.resources.get(VirtualMachine, identity.namespace, identity.name) is None:
             await self._remove(entry, identity, domain.epoch)
         return True
+
+    async def _left_behind(self, entry: OwnedHost, domain: DomainSeen, identity: Identity) -> bool:
+        """The API server was wiped during or after a move: what is shut off here runs elsewhere, under an epoch at least
+        as high. Two domains of one identity would never be bound; removing the one that is shut off starts nothing."""
+        if domain.state.runs or domain.epoch is None or not self._runs_elsewhere(identity, domain.epoch, entry):
+            return False
+        fresh = await self.resources.get(VirtualMachine, identity.namespace, identity.name)
+        if fresh is not None and placement_of(fresh) is None:
+            await self._remove(entry, identity, domain.epoch)
+        return True
+
+    def _runs_elsewhere(self, identity: Identity, epoch: Epoch, entry: OwnedHost) -> bool:
+        return any(
+            s.runs and s.host_uuid != entry.uuid and s.epoch is not None and s.epoch >= epoch
+            for s in self.book.sightings(identity)
+        )
 
     async def _remove(self, entry: OwnedHost, identity: Identity, epoch: Epoch) -> None:
         log.info("removing a stale definition", node=entry.node, vm=identity.key, epoch=str(epoch))
