@@ -13,13 +13,11 @@ from lq_operator.api.network import VirtualNetwork
 from lq_operator.api.node import HypervisorNode
 from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
-from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.attestation import AttestationController
 from lq_operator.controllers.cluster import ClusterController
 from lq_operator.controllers.guest import GuestController
-from lq_operator.controllers.migration.moveset import MoveSet
 from lq_operator.controllers.network import NetworkController
 from lq_operator.controllers.node.controller import NodeController
 from lq_operator.controllers.node.decommission import Decommission
@@ -38,6 +36,7 @@ from lq_operator.controllers.runtime.tenure import Tenure
 from lq_operator.controllers.runtime.wiring import Routes
 from lq_operator.controllers.vm.act import Actor
 from lq_operator.controllers.vm.controller import VmController
+from lq_operator.controllers.vm.hotchange import HotChanger
 from lq_operator.controllers.vm.memory import Memories
 from lq_operator.controllers.vm.observe import Observer
 from lq_operator.controllers.vm.report import Reporter
@@ -78,10 +77,7 @@ class HostSet:
         self._attachments = Attachments(world.store)
         self.attestation = AttestationController(world.store, world.resources, self.book, world.events, world.clock)
         self.node = self._node()
-        self._memories = Memories()
-        self._observer = Observer(world.store, self.book, self.inventory, self.guests, world.clock)
         self.vm = self._vm()
-        self.moves = self._moves()
         self.reconcilers = self._reconcilers(workers, resync_s)
         self.routes = Routes(world.store, {name: r.enqueue for name, r in self.reconcilers.items()}, world.installation)
         self.book.on_change(self.routes.domain_changed)
@@ -122,7 +118,6 @@ class HostSet:
             VirtualNetwork,
             Volume,
             VirtualMachine,
-            VirtualMachineMigration,
         ):
             for obj in self.world.store.list(kind):
                 self.changed(kind, obj.key)
@@ -130,12 +125,9 @@ class HostSet:
     async def run(self) -> None:
         """Until cancelled; Fenced (and bugs of the runtime) are raised."""
         self.prime()
-        try:
-            async with asyncio.TaskGroup() as group:
-                for reconciler in self.reconcilers.values():
-                    group.create_task(reconciler.run(), name=reconciler.name)
-        finally:
-            await self.moves.close()
+        async with asyncio.TaskGroup() as group:
+            for reconciler in self.reconcilers.values():
+                group.create_task(reconciler.run(), name=reconciler.name)
 
     # ------------------------------------------------------------ putting together
 
@@ -150,7 +142,6 @@ class HostSet:
             w.resources,
             w.fleet,
             self.book,
-            self.inventory,
             Housekeeper(w.store, w.resources, self.book),
             Decommission(w.store, w.resources, self.book, reporter),
             reporter,
@@ -161,29 +152,17 @@ class HostSet:
 
     def _vm(self) -> VmController:
         w = self.world
+        starter = Starter(w.resources, self.book, w.clock)
         return VmController(
             w.store,
             w.resources,
             self._namespaces,
             self._attachments,
-            self._observer,
-            Actor(w.store, w.resources, self.book, Starter(w.resources, self.book, w.clock)),
+            Observer(w.store, self.book, self.inventory, self.guests, w.clock),
+            Actor(w.store, w.resources, self.book, starter),
+            HotChanger(w.store, self.book, starter, self._attachments),
             Reporter(w.store, w.resources, w.events, self.guests, w.clock),
-            self._memories,
-        )
-
-    def _moves(self) -> MoveSet:
-        w = self.world
-        return MoveSet.of(
-            w.store,
-            w.resources,
-            w.events,
-            w.clock,
-            self._namespaces,
-            self._attachments,
-            self._observer,
-            self._memories,
-            self._wake_moves,
+            Memories(),
         )
 
     def _reconcilers(self, workers: int, resync_s: float) -> dict[str, Reconciler]:
@@ -196,19 +175,14 @@ class HostSet:
         guest = GuestController(w.store, book, self.guests, w.clock, self._wake_vm)
 
         def make(
-            name: str,
-            reconcile: Reconcile,
-            kind: type[Resource] | None,
-            n: int,
-            field: str = "key",
-            all_keys: Callable[[], list[str]] | None = None,
+            name: str, reconcile: Reconcile, kind: type[Resource] | None, n: int, field: str = "key"
         ) -> Reconciler:
             async def under_the_lease(key: str) -> Requeue | None:
                 # A process that was stopped past its lease begins no pass more; what is in flight has its own guards.
                 self._tenure.check()
                 return await reconcile(key)
 
-            keys = all_keys if kind is None else lambda: self._keys_of(kind)
+            keys: Callable[[], list[str]] | None = (lambda: self._keys_of(kind)) if kind is not None else None
             return Reconciler(
                 name,
                 under_the_lease,
@@ -229,12 +203,8 @@ class HostSet:
             "cluster": make("cluster", cluster.reconcile, HypervisorCluster, 2),
             "attestation": make("attestation", self.attestation.reconcile, HostAttestation, 2),
             "operation": make("operation", operation.reconcile, VirtualMachineOperation, 2),
-            "migration": make("migration", self.moves.controller.reconcile, None, workers, "vm", self.moves.keys),
             "domain": make("domain", self._refresh, None, workers),
         }
-
-    def _wake_moves(self, key: str) -> None:
-        self.reconcilers["migration"].enqueue(key)
 
     def _wake_vm(self, key: str) -> None:
         self.reconcilers["vm"].enqueue(key)

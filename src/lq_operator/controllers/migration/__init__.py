@@ -1,1 +1,0 @@
-"""Live moves: VirtualMachineMigration, and every VM whose placement is Moving."""
