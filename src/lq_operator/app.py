@@ -35,6 +35,7 @@ from lq_operator.api.node import HypervisorNode
 from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmclass import VirtualMachineClass
+from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.api.volume import Volume
 from lq_operator.config import ImporterSettings, ProcessSettings, RunSettings, SchedulerSettings
 from lq_operator.controllers.hostset import HostSet, World
@@ -58,6 +59,7 @@ SCHEDULER_KINDS = (
     StoragePool,
     VirtualMachineClass,
     VirtualMachine,
+    VirtualMachineMigration,
     VirtualNetwork,
     Volume,
 )

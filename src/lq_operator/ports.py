@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from lq_operator.api.base import Resource
-from lq_operator.core.lifecycle.shape import GuestShape
 from lq_operator.core.model import (
     DomainEvent,
     DomainPlan,
@@ -21,6 +20,9 @@ from lq_operator.core.model import (
     HardwareAbi,
     HostInventory,
     HostUUID,
+    MovePlan,
+    MoveProgress,
+    MoveResult,
     NetworkPlan,
     NetworkSeen,
     NodeName,
@@ -118,44 +120,29 @@ class Host(Protocol):
         """Asks the agent; Transient when it does not answer (not installed, still booting)."""
         ...
 
-    # changes of a running guest: its definition follows. All may be repeated; Conflict when it does not run.
-    async def read_shape(self, domain_name: str) -> GuestShape:
-        """What the running guest is made of now."""
+    # moving
+    async def cpu_obstacle(self, plan: DomainPlan) -> str:
+        """Asked of the target: '' when it can give the guest this CPU model with these features, else a sentence."""
         ...
 
-    async def set_vcpus(self, domain_name: str, count: int) -> None: ...
-    async def set_memory(self, domain_name: str, size_mib: int) -> None:
-        """By balloon, and above what it was started with by virtio-mem. Returns once the guest was asked."""
+    async def move(self, plan: MovePlan) -> MoveResult:
+        """Asked of the source: returns once the guest runs on the target and the source's is shut off (still defined).
+
+        Rejected: refused, the guest runs on here. Transient: it broke off and the guest runs on here.
+        OutcomeUnknown: ask both hosts. May take hours; the caller bounds it by `cancel_move`.
+        """
         ...
 
-    async def set_cpu_tuning(self, domain_name: str, *, shares: int, quota_percent: int) -> None:
-        """Weight (0 = as it is) and percent of each vCPU (0 = all of it)."""
+    async def move_progress(self, domain_name: str) -> MoveProgress | None:
+        """None while no move is under way."""
         ...
 
-    async def attach_disk(self, plan: DomainPlan, disk: str) -> None:
-        """Plug in that disk of the plan. Conflict: another file is attached under the name."""
+    async def cancel_move(self, domain_name: str) -> None:
+        """The guest stays here. Success where no move is under way; Conflict once post-copy has begun."""
         ...
 
-    async def detach_disk(self, domain_name: str, disk: str) -> None:
-        """Ask the guest to let go. It may have it still when this returns: look."""
-        ...
-
-    async def set_disk_limits(self, plan: DomainPlan, disk: str) -> None: ...
-    async def grow_disk(self, domain_name: str, disk: str, capacity_bytes: int) -> None:
-        """File and device, under the running guest. Never smaller."""
-        ...
-
-    async def attach_nic(self, plan: DomainPlan, nic: str) -> None: ...
-    async def detach_nic(self, domain_name: str, nic: str) -> None:
-        """As detach_disk."""
-        ...
-
-    async def update_nic(self, plan: DomainPlan, nic: str) -> None:
-        """Network and link of that NIC of the plan; the guest keeps the device."""
-        ...
-
-    async def set_marks(self, domain_name: str, *, spec_hash: str, record: tuple[tuple[str, str], ...]) -> None:
-        """Write down what the running guest is made of now; identity and epoch stay."""
+    async def start_post_copy(self, domain_name: str) -> None:
+        """Change over now, the rest of the memory follows. Conflict when no move that allows it is under way."""
         ...
 
     # storage

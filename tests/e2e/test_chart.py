@@ -161,7 +161,10 @@ def expected(process: str) -> set[Right]:
         return (
             rights(READ, " ".join(PLURALS))
             | rights(("patch",), status)
-            | rights(("patch",), "hypervisornodes storagepools virtualmachines virtualnetworks volumes")
+            | rights(
+                ("patch",),
+                "hypervisornodes storagepools virtualmachinemigrations virtualmachines virtualnetworks volumes",
+            )
             | rights(("create", "delete"), "addressclaims volumes")
             | rights(("delete",), "virtualmachinemigrations virtualmachineoperations")
             | rights(("update",), "virtualmachines/finalizers")
@@ -172,8 +175,9 @@ def expected(process: str) -> set[Right]:
         )
     return rights(
         READ,
-        "hypervisorclusters hypervisornodes storagepools virtualmachineclasses virtualmachines virtualnetworks volumes",
-    ) | rights(("patch",), "virtualmachines/status hypervisorclusters/status")
+        "hypervisorclusters hypervisornodes storagepools virtualmachineclasses virtualmachinemigrations virtualmachines "
+        "virtualnetworks volumes",
+    ) | rights(("patch",), "virtualmachines/status virtualmachinemigrations/status hypervisorclusters/status")
 
 
 @pytest.mark.parametrize("process", PROCESSES)

@@ -18,13 +18,25 @@ from typing import Any
 import pytest
 import yaml
 from tests.e2e.datacenter import NAMESPACE, Datacenter, Object, condition, diskless, power, ready
-from tests.e2e.witness import Witness, epoch_key, own_datacenter, processes_on, starts_of, watched
+from tests.e2e.witness import (
+    Witness,
+    booting,
+    epoch_key,
+    own_datacenter,
+    processes_on,
+    runs_of,
+    starts_of,
+    verify_records,
+    watched,
+)
 
 from lq_operator.lab.release import Release
 from lq_operator.lab.supervisor import ProcessSpec
 
 COUNT = 20
 VMS = tuple(f"c{i:02}" for i in range(COUNT))
+BOOTED = VMS[:3]
+"""These have guests in them, which say under which epoch they were started; in the others nothing boots."""
 SEED = int(os.environ.get("LQ_TEST_SEED") or secrets.randbelow(10**6))
 CLAIM = [{"name": "eth0", "networkRef": {"name": "nat", "namespace": "default"}, "addressing": "Claim"}]
 ROUNDS = 3
@@ -61,6 +73,10 @@ def tiny(name: str, **spec: Any) -> Object:
 def with_everything(i: int, name: str) -> Object:
     """Seed, a disk in one pool or the other, a claimed address."""
     disk = {"name": "data", "template": {"size": "1Gi", "poolRef": ("local", "shared")[i % 2]}}
+    if name in BOOTED:
+        made = booting(name, interfaces=CLAIM)
+        made["spec"]["disks"] = [*made["spec"]["disks"], disk]
+        return made
     return tiny(name, disks=[disk], interfaces=CLAIM)
 
 
@@ -125,7 +141,7 @@ def nothing_left_over(dc: Datacenter, wanted: dict[str, str]) -> None:
     kept = {name for name in VMS if name in wanted}
     for pool in ("local", "shared"):
         volumes = {file.split("_")[2] for file in dc.files(pool) if file.startswith(f"vol_{NAMESPACE}_")}
-        assert volumes <= {f"{name}-data" for name in kept}, pool
+        assert volumes <= {f"{name}-{disk}" for name in kept for disk in ("data", "root")}, pool
     claimed = [c["spec"]["vm"]["name"] for c in dc.lab_claims()]
     assert len(set(claimed)) == len(claimed), "two claims of one VM"
     # One that was stopped before its first start has none yet.
@@ -160,6 +176,13 @@ def test_twenty_vms_through_random_crashes(dc: Datacenter, chance: random.Random
     for name in VMS:
         started = [epoch_key(s.epoch) for s in starts_of(dc.lab, dc.domain(name)) if not s.refused]
         assert started == sorted(set(started)), f"{name}: an epoch was used twice"
+    for name in BOOTED:
+        told = {run.epoch for run in runs_of(dc.lab, name)}
+        assert told <= {s.epoch for s in starts_of(dc.lab, dc.domain(name)) if not s.refused}
+        if wanted.get(name) == "Running":
+            epoch = dc.vm(name)["status"]["placement"]["epoch"]
+            dc.until(lambda name=name, epoch=epoch: epoch in {run.epoch for run in runs_of(dc.lab, name)})
+    verify_records(dc.lab)
 
     dc.delete("VirtualMachine", *wanted)
     dc.until(lambda: settled(dc, {}), timeout_s=120, every_s=1.0, say=lambda: missing(dc, {}))

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.datacenter import Datacenter, Object, condition, diskless, ready, reason
+from tests.e2e.datacenter import Datacenter, Object, condition, diskless, lq, ready, reason
 from tests.e2e.witness import (
     TTL,
     Start,
     Witness,
     apply_datacenter,
+    booting,
     epoch_key,
     own_datacenter,
     processes_on,
+    runs_of,
     starts_of,
     watched,
 )
@@ -27,6 +29,8 @@ from tests.e2e.witness import (
 from lq_operator.lab.host import LabHost
 
 VMS = tuple(f"f{i}" for i in range(10))
+BOOTED = VMS[8:]
+"""These have guests in them, which say which boot they are; in the others nothing boots."""
 SILENCE_S = 10.0
 CLAIM = [{"name": "eth0", "networkRef": {"name": "nat", "namespace": "default"}, "addressing": "Claim"}]
 
@@ -38,6 +42,8 @@ def dc() -> Iterator[Datacenter]:
         made.apply(*reversed(manifests_of_vms()))
         for name in VMS:
             made.wait_state(name, "Running")
+        for name in BOOTED:
+            made.until(lambda name=name: runs_of(made.lab, name), say=lambda name=name: f"{name} has not booted")
         yield made
 
 
@@ -60,13 +66,13 @@ def tiny(name: str, **spec: Any) -> Object:
 
 
 def manifests_of_vms() -> list[Object]:
-    """Ten guests: four with a disk in a local or in the shared pool, six with a claimed address."""
+    """Ten guests: four with a disk in a local or in the shared pool, six with a claimed address, two that boot."""
     made = []
-    for i, name in enumerate(VMS):
+    for i, name in enumerate(VMS[:8]):
         pool = {0: "local", 1: "local", 2: "shared", 3: "shared"}.get(i)
         disks = [{"name": "data", "template": {"size": "1Gi", "poolRef": pool}}] if pool else []
         made.append(tiny(name, disks=disks, interfaces=CLAIM if i < 6 else []))
-    return made
+    return [*made, *(booting(name) for name in BOOTED)]
 
 
 def qemus(dc: Datacenter) -> set[Any]:
@@ -158,6 +164,13 @@ def test_wiped_and_applied_again(dc: Datacenter, installation: str) -> None:
     assert {vm: starts(dc, vm) for vm in VMS} == first
     assert {vm: placement(dc, vm)["epoch"] for vm in VMS} == epochs
     assert volume_files(dc) == files
+    for vm in BOOTED:
+        (run,) = runs_of(dc.lab, vm)
+        assert run.epoch == epochs[vm]
+        dc.until(
+            lambda vm=vm, run=run: runs_of(dc.lab, vm)[-1].last_s > run.last_s, say=lambda vm=vm: f"{vm} is silent"
+        )
+        assert [now.boot for now in runs_of(dc.lab, vm)] == [run.boot]
 
 
 def test_claims_after_the_wipe_are_the_addresses_that_guests_have(dc: Datacenter, addresses: dict[str, str]) -> None:
@@ -226,6 +239,63 @@ def test_backup_from_before_a_start_elsewhere(dc: Datacenter, tmp_path: Path, cu
     assert epoch_key(placement(dc, vm)["epoch"]) > epoch_key(epoch)
     dc.delete("VirtualMachine", vm)
     dc.wait_gone("VirtualMachine", vm)
+
+
+def test_backup_with_a_statement_that_was_true(dc: Datacenter, tmp_path: Path) -> None:
+    """Trace 6: the host came back since, and the guest was started on it again; the backup knows neither."""
+    vm = "attested"
+    dc.apply(tiny(vm, placement={"nodeSelector": {"limiquantix.io/host": "h2"}}))
+    dc.wait_state(vm, "Running")
+    home = dc.host_of(vm)
+    home.kill()
+    dc.wait_for("HypervisorNode", home.name, lambda o: condition(o, "Ready").get("status") == "Unknown")
+    dc.patch("VirtualMachine", vm, {"spec": {"placement": {"nodeSelector": {"limiquantix.io/host": "h1"}}}})
+    attest(dc, "was-true", home.name)
+    dc.wait_for("VirtualMachine", vm, lambda o: o["status"]["placement"].get("node") == "h1")
+    dc.wait_state(vm, "Running")
+    dc.lab.etcd_snapshot(tmp_path / "backup")
+
+    home.start()
+    nodes_answer(dc)
+    dc.wait_for("HostAttestation", "was-true", lambda o: o["status"].get("void"))
+    dc.patch("VirtualMachine", vm, {"spec": {"placement": {"nodeSelector": {"limiquantix.io/host": "h2"}}}})
+    assert dc.do(vm, "Stop")["phase"] == "Succeeded"
+    assert dc.do(vm, "Start")["phase"] == "Succeeded"
+    assert dc.host_of(vm).name == home.name
+    first, qemu = starts(dc, vm), qemus_of(dc, vm)
+    epoch = placement(dc, vm)["epoch"]
+    home.partition()
+    dc.lab.etcd_restore(tmp_path / "backup")
+    time.sleep(SILENCE_S * 2)
+    assert (starts(dc, vm), qemus_of(dc, vm)) == (first, qemu)
+    dc.wait_for("HostAttestation", "was-true", lambda o: not o["status"]["accepted"])
+    home.heal()
+    nodes_answer(dc)
+    found = dc.wait_for("VirtualMachine", vm, lambda o: ready(o) and o["status"]["placement"].get("node") == home.name)
+    assert found["status"]["placement"]["epoch"] == epoch
+    assert (starts(dc, vm), qemus_of(dc, vm)) == (first, qemu)
+    dc.delete("VirtualMachine", vm)
+    dc.wait_gone("VirtualMachine", vm)
+
+
+def qemus_of(dc: Datacenter, vm: str) -> set[Any]:
+    return {process for process in qemus(dc) if process.domain == dc.domain(vm)}
+
+
+def attest(dc: Datacenter, name: str, node: str) -> None:
+    """A person says that this node is off; the statement counts."""
+    status = dc.get("HypervisorNode", node)["status"]  # type: ignore[index]
+    spec = {
+        "node": node,
+        "hostUUID": status["hostUUID"],
+        "boot": status["boot"],
+        "term": dc.get("HypervisorCluster", "lab")["status"]["term"],  # type: ignore[index]
+        "statement": "PoweredOff",
+        "seen": "no light at its front",
+        "attestedBy": "tests",
+    }
+    dc.apply(lq("HostAttestation", name, spec))
+    dc.wait_for("HostAttestation", name, lambda o: o["status"].get("accepted"))
 
 
 def test_recovery_by_hand_starts_nothing_before_every_host_was_compared(dc: Datacenter) -> None:

@@ -12,11 +12,24 @@ from typing import Any
 import pytest
 from lxml import etree
 from tests.e2e.datacenter import NAMESPACE, Datacenter, Object, condition, diskless, lq, power, reason
-from tests.e2e.witness import Start, Witness, epoch_key, own_datacenter, processes_on, starts_of, watched
+from tests.e2e.witness import (
+    Start,
+    Witness,
+    booting,
+    epoch_key,
+    own_datacenter,
+    processes_on,
+    runs_of,
+    starts_of,
+    verify_records,
+    watched,
+)
 
 from lq_operator.lab.host import LabHost
 
 VMS = tuple(f"v{i}" for i in range(6))
+BOOTED = VMS[:3]
+"""These have guests in them, which say under which epoch they were started."""
 SILENCE_S = 8.0
 """How long a silent host is looked at for a start that must not come: longer than the lease and the wait until Unknown."""
 
@@ -24,9 +37,11 @@ SILENCE_S = 8.0
 @pytest.fixture(scope="module")
 def dc() -> Iterator[Datacenter]:
     with own_datacenter("lost") as made:
-        made.apply(*(tiny(name) for name in VMS))
+        made.apply(*(booting(name) if name in BOOTED else tiny(name) for name in VMS))
         for name in VMS:
             made.wait_state(name, "Running")
+        for name in BOOTED:
+            wait_for_guest(made, name)
         yield made
 
 
@@ -50,6 +65,12 @@ def tiny(name: str, **spec: Any) -> Object:
 def until_all_answer(dc: Datacenter) -> None:
     for host in dc.lab.hosts:
         dc.wait_for("HypervisorNode", host.name, lambda o: condition(o, "Ready").get("status") == "True")
+
+
+def wait_for_guest(dc: Datacenter, vm: str) -> None:
+    """The guest has said that it was started under the epoch which the placement has now."""
+    epoch = placement(dc, vm)["epoch"]
+    dc.until(lambda: epoch in [run.epoch for run in runs_of(dc.lab, vm)], say=lambda: f"{vm}: {runs_of(dc.lab, vm)}")
 
 
 def ran(dc: Datacenter, vm: str) -> list[Start]:
@@ -193,6 +214,11 @@ def test_host_without_power_is_replaced_only_on_a_right_statement(dc: Datacenter
         (evidence,) = [e for e in now["evidence"] if e["kind"] == "human-attested"]
         assert (evidence["hostUUID"], evidence["epoch"]) == (lost.uuid, epochs[vm])
         assert "right" in evidence["detail"]
+    for vm in set(here) & set(BOOTED):
+        wait_for_guest(dc, vm)
+        *_, old, new = runs_of(dc.lab, vm)
+        assert (old.epoch, new.epoch) == (epochs[vm], placement(dc, vm)["epoch"])
+        assert old.boot != new.boot
 
     # The operator is stopped, so that a person has the time to try what it would remove.
     run = f"{dc.release.name}-run"
@@ -283,6 +309,53 @@ def test_deleted_while_its_host_is_away(dc: Datacenter) -> None:
     assert not [c for c in dc.lab_claims() if c["spec"]["vm"]["name"] == "gone"]
 
 
+def test_deleted_while_its_host_is_off_and_a_person_says_so(dc: Datacenter) -> None:
+    """The name is free as soon as there is evidence; what is left of the old one goes when the host returns."""
+    lost = dc.lab.host("h2")
+    spec: Object = {
+        "disks": [
+            {"name": "near", "template": {"size": "1Gi", "poolRef": "local"}},
+            {"name": "far", "template": {"size": "1Gi", "poolRef": "shared"}},
+        ],
+        "interfaces": [{"name": "eth0", "networkRef": {"name": "nat", "namespace": "default"}, "addressing": "Claim"}],
+    }
+    dc.apply(tiny("buried", placement={"nodeSelector": {"limiquantix.io/host": lost.name}}, **spec))
+    first = dc.wait_state("buried", "Running")
+    near = {f for f in dc.files("local") if "_buried-" in f}
+    far = {f for f in dc.files("shared") if "_buried-" in f}
+    (claim,) = [c["metadata"]["uid"] for c in dc.lab_claims() if c["spec"]["vm"]["name"] == "buried"]
+    assert near
+    assert far
+    lost.kill()
+    unknown(dc, lost.name, ["buried"])
+    dc.delete("VirtualMachine", "buried")
+    dc.wait_gone("VirtualMachine", "buried")
+    dc.apply(tiny("buried", placement={"nodeSelector": {"limiquantix.io/host": "h1"}}, **spec))
+    dc.wait_for("VirtualMachine", "buried", lambda o: condition(o, "Scheduled").get("reason") == "PreviousIncarnation")
+    assert len(ran(dc, "buried")) == 1
+
+    assert verdict(attest(dc, "grave", lost.name))[0]
+    successor = dc.wait_state("buried", "Running")
+    (tombstone,) = dc.get("HypervisorNode", lost.name)["status"]["tombstones"]  # type: ignore[index]
+    assert "grave" in tombstone["evidence"]
+    assert tombstone["uid"] == first["metadata"]["uid"] != successor["metadata"]["uid"]
+    assert dc.host_of("buried").name == "h1"
+    assert not far & dc.files("shared")
+    assert claim not in [c["metadata"]["uid"] for c in dc.lab_claims()]
+
+    lost.start()
+    dc.wait_for("HypervisorNode", lost.name, lambda o: not o["status"].get("tombstones"))
+    assert not near & dc.files("local")
+    assert dc.seen("buried") == {"h1": "running"}
+    assert dc.metadata("buried")["uid"] == successor["metadata"]["uid"]
+    assert len([c for c in dc.lab_claims() if c["spec"]["vm"]["name"] == "buried"]) == 1
+    assert [start.host for start in ran(dc, "buried")] == [lost.name, "h1"]
+    assert dc.do("buried", "Restart", force=True)["phase"] == "Succeeded", "nothing that it needs went with the old one"
+    dc.delete("VirtualMachine", "buried")
+    dc.wait_gone("VirtualMachine", "buried")
+    dc.until(lambda: not [f for pool in ("local", "shared") for f in dc.files(pool) if "_buried-" in f])
+
+
 def test_lie_about_a_host_that_is_only_cut_off_is_seen_when_it_answers(dc: Datacenter, witness: Witness) -> None:
     """Nobody can tell a lie from the truth while the host is silent; afterwards it is said, and nothing is killed."""
     lost = dc.lab.host("h3")
@@ -305,9 +378,34 @@ def test_lie_about_a_host_that_is_only_cut_off_is_seen_when_it_answers(dc: Datac
     assert any("liar" in sentence for sentence in node["status"]["splitBrains"])
     assert dc.seen("liar") == {"h1": "running", lost.name: "running"}
 
-    for vm in here:
+    # One is decided by a person, the others by the policy: what is stale goes, and only that.
+    right = {vm: {p for h in dc.lab.hosts for p in processes_on(h) if p.domain == dc.domain(vm)} for vm in here}
+    right = {vm: {process for process in found if process.host != lost.name} for vm, found in right.items()}
+    lost.virsh("destroy", dc.domain("liar"))
+    dc.wait_state("liar", "Running")
+    if len(here) > 1:
+        assert [d for d in processes_on(lost) if d.domain != dc.domain("liar")], "the policy says Report"
+    # A guest with a disk in the shared pool was kept from running twice by the lock of its image.
+    locked = {vm for vm in here if vm in BOOTED}
+    assert {vm for vm in here if not right[vm]} == locked
+    dc.patch("HypervisorCluster", "lab", {"spec": {"splitBrainPolicy": "KillStale"}})
+    try:
+        for vm in set(here) - locked:
+            dc.wait_state(vm, "Running")
+            dc.until(lambda vm=vm: len(dc.seen(vm)) == 1)
+            now = {p for h in dc.lab.hosts for p in processes_on(h) if p.domain == dc.domain(vm)}
+            assert now == right[vm]
+        told = dc.wait_for(
+            "HypervisorNode", lost.name, lambda o: len(o["status"].get("splitBrains", [])) == len(locked)
+        )
+        assert all(any(vm in sentence for sentence in told["status"]["splitBrains"]) for vm in locked)
+    finally:
+        dc.patch("HypervisorCluster", "lab", {"spec": {"splitBrainPolicy": "Report"}})
+    for vm in locked:
+        assert dc.seen(vm)[lost.name] == "running", "the only one that runs is killed by no policy"
+        said = condition(dc.wait_for("VirtualMachine", vm, lambda o: reason(o) == "SplitBrain"), "Ready")["message"]
+        assert f"runs on {lost.name}" in said
         lost.virsh("destroy", dc.domain(vm))
-    for vm in here:
         dc.wait_state(vm, "Running")
         dc.until(lambda vm=vm: len(dc.seen(vm)) == 1)
     dc.delete("VirtualMachine", "liar")
@@ -320,3 +418,8 @@ def test_every_start_had_an_epoch_above_the_one_before(dc: Datacenter) -> None:
         epochs = [epoch_key(start.epoch) for start in ran(dc, vm)]
         assert len(epochs) > 0
         assert epochs == sorted(set(epochs)), (NAMESPACE, vm, ran(dc, vm))
+    for vm in BOOTED:
+        told = [run.epoch for run in runs_of(dc.lab, vm)]
+        assert set(told) <= {start.epoch for start in ran(dc, vm)}
+    assert any(len(runs_of(dc.lab, vm)) > 1 for vm in BOOTED), "no guest was started a second time"
+    verify_records(dc.lab)

@@ -1,11 +1,14 @@
-"""Who saw what run where: a thread that looks into every host from outside, and the start records that hosts keep.
+"""Who saw what run where: a thread that looks into every host from outside, the start records that hosts keep, and those
+that guests write.
 
 A host that is frozen or cut off answers nobody, so it is not asked: its QEMU processes are seen in its cgroup, and
-libvirt's log of each domain, which has one entry for every start that was tried, lies in the host's folder.
+libvirt's log of each domain, which has one entry for every start that was tried, lies in the host's folder. A guest made
+by `booting` says every second to the lab's web server who it is, under which epoch it was started, and which boot it is.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
@@ -14,9 +17,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from tests.e2e.datacenter import NAMESPACE, Datacenter
+from tests.e2e.datacenter import NAMESPACE, Datacenter, Object, vm_manifest
 from tests.labfixtures import lab_name, require_lab
 
 from lq_operator.lab import manifests
@@ -31,6 +36,14 @@ TTL = {"coordination": {"ttlSeconds": 6}}
 _GUEST = re.compile(r"guest=([^,\s]+)")
 _SEED = re.compile(r"seed_[^/\"_]+_[^/\"_]+_(\d+-\d+)\.")
 _GATE = re.compile(r"/run/lq/(gate-[-a-z0-9]+)")
+_RECORD = r"""#!/bin/sh
+epoch=$(sed -n "s/^limiquantix-epoch: *'*\([-0-9]*\).*/\1/p" /seed/meta-data)
+boot=$(cat /proc/sys/kernel/random/boot_id)
+while :; do
+  printf "GET /record?vm=$(hostname)&epoch=$epoch&boot=$boot HTTP/1.0\r\n\r\n" | nc -w 2 10.78.0.1 8080 >/dev/null
+  sleep 1
+done &
+"""
 _REFUSED = "shutting down, reason=failed"
 """libvirt's word for a start that ended before its guest ran: by libvirt itself, or by a QEMU that found no gate."""
 
@@ -96,6 +109,46 @@ def starts_of(lab: Lab, domain: str) -> list[Start]:
     return sorted(found, key=lambda start: start.at)
 
 
+def booting(name: str, **spec: Any) -> Object:
+    """A guest that boots from its disk and keeps a record: name and epoch by its seed, and its own boot id."""
+    base = {"cloudInit": {"userData": _RECORD}, "guestAgent": False, "shutdown": {"gracePeriodSeconds": 0}}
+    return vm_manifest(name, **base | spec)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one boot of a guest has said of itself: from its first word to its last, by the web server's clock."""
+
+    epoch: str
+    boot: str
+    first_s: float
+    last_s: float
+
+
+def runs_of(lab: Lab, vm: str, *, since_s: float = 0.0) -> list[Run]:
+    """The boots of this VM's guests that spoke since then, in the order of their first words."""
+    spoken: dict[tuple[str, str], list[float]] = defaultdict(list)
+    lines = lab.records_file.read_text().splitlines() if lab.records_file.exists() else []
+    for said in map(json.loads, lines):
+        if said.get("vm") == vm and said["time_s"] >= since_s:
+            spoken[said["epoch"], said["boot"]].append(said["time_s"])
+    found = [Run(epoch, boot, min(times), max(times)) for (epoch, boot), times in spoken.items()]
+    return sorted(found, key=lambda run: run.first_s)
+
+
+def recorded(lab: Lab) -> set[str]:
+    """VMs whose guests keep a record."""
+    lines = lab.records_file.read_text().splitlines() if lab.records_file.exists() else []
+    return {said["vm"] for said in map(json.loads, lines) if "boot" in said}
+
+
+def verify_records(lab: Lab) -> None:
+    """No epoch was booted twice, and every boot came under a higher epoch than the one before."""
+    for vm in recorded(lab):
+        epochs = [epoch_key(run.epoch) for run in runs_of(lab, vm)]
+        assert epochs == sorted(set(epochs)), f"{vm}: {runs_of(lab, vm)}"
+
+
 def epoch_key(epoch: str) -> tuple[int, int]:
     """(term, n), for comparing."""
     term, _, n = epoch.partition("-")
@@ -115,6 +168,7 @@ class Witness(threading.Thread):
     looks: int = 0
     lied_about: set[str] = field(default_factory=set)
     """Domains of which a false statement was made on purpose."""
+    since_s: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
         super().__init__(daemon=True, name="witness")
@@ -153,6 +207,17 @@ class Witness(threading.Thread):
         while self.looks < seen + 2:
             time.sleep(EVERY_S / 4)
         assert self.doubles == []
+        self._verify_guests()
+
+    def _verify_guests(self) -> None:
+        """As guests tell it: the next one spoke first when the one before had spoken its last word."""
+        verify_records(self.lab)
+        for vm in recorded(self.lab):
+            if f"lq_{NAMESPACE}_{vm}" in self.lied_about:
+                continue
+            runs = runs_of(self.lab, vm, since_s=self.since_s)
+            for before, after in pairwise(runs):
+                assert before.last_s < after.first_s, f"{vm} ran twice: {before}, {after}"
 
 
 @contextmanager

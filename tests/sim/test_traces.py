@@ -7,6 +7,7 @@ The judge of the world raises as soon as anything runs twice, below a released e
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.sim.process import Operator
@@ -98,6 +99,57 @@ async def test_2_a_tombstone_counts_as_a_placement() -> None:
     await world.until(lambda: world.running() and len(starts(world)) == 2, "the successor runs")
     assert not world.leftovers()["tombstones"]
     await world.close()
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["", "host-back-before-the-start"])
+async def test_2_a_tombstone_is_released_by_a_statement(back: bool) -> None:
+    """The successor starts elsewhere; what is left of the old one goes when the host returns, and nothing of the new."""
+    world, _ = await running_world()
+    home = world.runs_on()[0]
+    old = world.raw(VirtualMachine, NS, "vm")["metadata"]["uid"]
+    world.datacenter.power_off(home)
+    await world.until(lambda: world.power() == "Unknown", "away")
+    world.delete()
+    await world.until(world.gone, "deletion ends although the host is away")
+    other = next(name for name in world.datacenter.machines if name != home)
+    if back:
+        cordon(world, other)
+    world.vm()
+    await world.run(PATIENCE_S)
+    assert world.condition(VirtualMachine, NS, "vm")["reason"] == "PreviousIncarnation"
+    assert len(starts(world)) == 1
+    await attested_away(world, home)
+    await world.until(lambda: bool(tombstones(world, home)[0].get("evidence")), "released")
+    assert tombstones(world, home)[0]["claims"] == []
+    if back:
+        world.datacenter.restore(home)
+    await world.until(lambda: world.running() and len(starts(world)) == 2, "the successor runs")
+    assert world.runs_on() == ([home] if back else [other])
+    world.datacenter.restore(home)
+    await world.until(lambda: not world.leftovers()["tombstones"], "what was left is removed")
+    await world.run(PATIENCE_S)
+    assert world.running()
+    assert len(starts(world)) == 2
+    assert world.raw(VirtualMachine, NS, "vm")["metadata"]["uid"] != old
+    assert len(world.leftovers()["domains"]) == 1
+    assert world.judge.broken == []
+    # The successor's own files are there still: it stops, starts and gives everything back.
+    world.vm(powerState="Stopped")
+    await world.until(world.stopped, "stopped")
+    world.vm(powerState="Running")
+    await world.until(world.running, "runs again")
+    world.delete()
+    await world.until(world.gone, "deleted")
+    world.api.gc()
+    await world.run(30)
+    left = world.leftovers()
+    assert not left["domains"]
+    assert not left["tombstones"]
+    await world.close()
+
+
+def tombstones(world: SimWorld, node: str) -> list[dict[str, Any]]:
+    return list(world.raw(HypervisorNode, None, node)["status"].get("tombstones") or [{}])
 
 
 async def test_2_a_successor_is_not_bound_to_a_stale_definition() -> None:

@@ -26,6 +26,7 @@ from lq_operator.api.network import AddressClaim, VirtualNetwork
 from lq_operator.api.node import HypervisorNode
 from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
+from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.api.volume import Volume
 from lq_operator.core.model import Epoch, Identity
@@ -56,6 +57,10 @@ class Judge:
             self._break(f"{event.identity.key}: started under {event.epoch} after {before} on {event.machine}")
         self.started[event.identity] = max(event.epoch, before or event.epoch)
         self.look()
+
+    def starts_of(self, name: str) -> int:
+        """How often its QEMU was started."""
+        return len([line for line in self.history if line.startswith(f"start {NS}/{name} ")])
 
     def placement(self, identity: Identity, placement: Mapping[str, Any]) -> None:
         """A placement was written."""
@@ -196,6 +201,8 @@ class SimWorld:
     def story(self) -> str:
         """What happened, for a person who debugs."""
         lines = self.judge.history[-40:]
+        for move in self.api.raw_list(VirtualMachineMigration):
+            lines.append(f"{move['metadata']['name']}: {_without_noise(move['status'])}")
         for vm in self.api.raw_list(VirtualMachine):
             status = vm["status"]
             lines.append(f"{vm['metadata']['name']}: {status.get('placement')} {status.get('power')}")
@@ -258,6 +265,19 @@ class SimWorld:
         name = f"op-{verb.lower()}-{self.api._uids}"
         self.apply(VirtualMachineOperation, NS, name, {"vmRef": {"name": vm}, "verb": verb} | spec)
         return name
+
+    def move(self, name: str = "move", vm: str = "vm", **spec: Any) -> None:
+        """A VirtualMachineMigration; spec in camelCase. Again with cancel=True: called off."""
+        self.apply(VirtualMachineMigration, NS, name, {"vmRef": {"name": vm}} | spec)
+
+    def move_phase(self, name: str = "move") -> str:
+        """status.phase of the move."""
+        return str(self.raw(VirtualMachineMigration, NS, name).get("status", {}).get("phase", ""))
+
+    def settled(self, name: str = "move", vm: str = "vm") -> bool:
+        """The move has ended and its VM is on no way any more."""
+        ended = self.move_phase(name) in ("Succeeded", "Failed", "Cancelled", "Refused")
+        return ended and self.placement(vm).get("phase") != "Moving"
 
     def attest(self, node: str, name: str = "") -> None:
         """A person says that the machine has no power, copying from the node's status."""
@@ -397,6 +417,11 @@ class SimWorld:
         {Line.CUT: self.datacenter.cut, Line.FROZEN: self.datacenter.freeze, Line.OFF: self.datacenter.power_off}[line](
             name
         )
+
+
+def _without_noise(status: Mapping[str, Any]) -> dict[str, Any]:
+    said = [f"{c['type']}={c['status']} {c['reason']}: {c['message']}" for c in status.get("conditions", ())]
+    return {key: value for key, value in status.items() if key != "conditions" and value} | {"conditions": said}
 
 
 def _plain(name: str) -> str:

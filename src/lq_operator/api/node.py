@@ -168,6 +168,9 @@ class Tombstone(ApiModel):
     epoch: Annotated[str, Field(max_length=40)] = ""
     claims: Annotated[list[Annotated[str, Field(max_length=317)]], Field(max_length=16)] = Field(default_factory=list)
     """AddressClaims (namespace/name) to give back once the VM is surely gone."""
+    evidence: Annotated[str, Field(max_length=500)] = ""
+    """Why the VM surely runs on this host no more, although it has not returned: its name is free for another VM then,
+    and what is left here is removed when the host returns."""
     volumes: Annotated[list[TombstoneVolume], Field(max_length=64)] = Field(default_factory=list)
 
 

@@ -13,11 +13,13 @@ from lq_operator.api.network import VirtualNetwork
 from lq_operator.api.node import HypervisorNode
 from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
+from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.attestation import AttestationController
 from lq_operator.controllers.cluster import ClusterController
 from lq_operator.controllers.guest import GuestController
+from lq_operator.controllers.migration.moveset import MoveSet
 from lq_operator.controllers.network import NetworkController
 from lq_operator.controllers.node.controller import NodeController
 from lq_operator.controllers.node.decommission import Decommission
@@ -36,7 +38,6 @@ from lq_operator.controllers.runtime.tenure import Tenure
 from lq_operator.controllers.runtime.wiring import Routes
 from lq_operator.controllers.vm.act import Actor
 from lq_operator.controllers.vm.controller import VmController
-from lq_operator.controllers.vm.hotchange import HotChanger
 from lq_operator.controllers.vm.memory import Memories
 from lq_operator.controllers.vm.observe import Observer
 from lq_operator.controllers.vm.report import Reporter
@@ -77,7 +78,10 @@ class HostSet:
         self._attachments = Attachments(world.store)
         self.attestation = AttestationController(world.store, world.resources, self.book, world.events, world.clock)
         self.node = self._node()
+        self._memories = Memories()
+        self._observer = Observer(world.store, self.book, self.inventory, self.guests, world.clock)
         self.vm = self._vm()
+        self.moves = self._moves()
         self.reconcilers = self._reconcilers(workers, resync_s)
         self.routes = Routes(world.store, {name: r.enqueue for name, r in self.reconcilers.items()}, world.installation)
         self.book.on_change(self.routes.domain_changed)
@@ -118,6 +122,7 @@ class HostSet:
             VirtualNetwork,
             Volume,
             VirtualMachine,
+            VirtualMachineMigration,
         ):
             for obj in self.world.store.list(kind):
                 self.changed(kind, obj.key)
@@ -125,9 +130,12 @@ class HostSet:
     async def run(self) -> None:
         """Until cancelled; Fenced (and bugs of the runtime) are raised."""
         self.prime()
-        async with asyncio.TaskGroup() as group:
-            for reconciler in self.reconcilers.values():
-                group.create_task(reconciler.run(), name=reconciler.name)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for reconciler in self.reconcilers.values():
+                    group.create_task(reconciler.run(), name=reconciler.name)
+        finally:
+            await self.moves.close()
 
     # ------------------------------------------------------------ putting together
 
@@ -142,6 +150,7 @@ class HostSet:
             w.resources,
             w.fleet,
             self.book,
+            self.inventory,
             Housekeeper(w.store, w.resources, self.book),
             Decommission(w.store, w.resources, self.book, reporter),
             reporter,
@@ -152,17 +161,29 @@ class HostSet:
 
     def _vm(self) -> VmController:
         w = self.world
-        starter = Starter(w.resources, self.book, w.clock)
         return VmController(
             w.store,
             w.resources,
             self._namespaces,
             self._attachments,
-            Observer(w.store, self.book, self.inventory, self.guests, w.clock),
-            Actor(w.store, w.resources, self.book, starter),
-            HotChanger(w.store, self.book, starter, self._attachments),
+            self._observer,
+            Actor(w.store, w.resources, self.book, Starter(w.resources, self.book, w.clock)),
             Reporter(w.store, w.resources, w.events, self.guests, w.clock),
-            Memories(),
+            self._memories,
+        )
+
+    def _moves(self) -> MoveSet:
+        w = self.world
+        return MoveSet.of(
+            w.store,
+            w.resources,
+            w.events,
+            w.clock,
+            self._namespaces,
+            self._attachments,
+            self._observer,
+            self._memories,
+            self._wake_moves,
         )
 
     def _reconcilers(self, workers: int, resync_s: float) -> dict[str, Reconciler]:
@@ -175,14 +196,19 @@ class HostSet:
         guest = GuestController(w.store, book, self.guests, w.clock, self._wake_vm)
 
         def make(
-            name: str, reconcile: Reconcile, kind: type[Resource] | None, n: int, field: str = "key"
+            name: str,
+            reconcile: Reconcile,
+            kind: type[Resource] | None,
+            n: int,
+            field: str = "key",
+            all_keys: Callable[[], list[str]] | None = None,
         ) -> Reconciler:
             async def under_the_lease(key: str) -> Requeue | None:
                 # A process that was stopped past its lease begins no pass more; what is in flight has its own guards.
                 self._tenure.check()
                 return await reconcile(key)
 
-            keys: Callable[[], list[str]] | None = (lambda: self._keys_of(kind)) if kind is not None else None
+            keys = all_keys if kind is None else lambda: self._keys_of(kind)
             return Reconciler(
                 name,
                 under_the_lease,
@@ -203,8 +229,12 @@ class HostSet:
             "cluster": make("cluster", cluster.reconcile, HypervisorCluster, 2),
             "attestation": make("attestation", self.attestation.reconcile, HostAttestation, 2),
             "operation": make("operation", operation.reconcile, VirtualMachineOperation, 2),
+            "migration": make("migration", self.moves.controller.reconcile, None, workers, "vm", self.moves.keys),
             "domain": make("domain", self._refresh, None, workers),
         }
+
+    def _wake_moves(self, key: str) -> None:
+        self.reconcilers["migration"].enqueue(key)
 
     def _wake_vm(self, key: str) -> None:
         self.reconcilers["vm"].enqueue(key)

@@ -19,12 +19,12 @@ from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.finalizers import ensure_finalizer, remove_finalizer
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.placements import placement_of
-from lq_operator.controllers.runtime.refs import Namespaces, Refs, disk_volumes
+from lq_operator.controllers.runtime.refs import Namespaces, Refs
 from lq_operator.controllers.runtime.status import report_status
 from lq_operator.controllers.runtime.tombstones import doomed_files, leave_tombstone
 from lq_operator.convert.power import should_run
 from lq_operator.core.lifecycle.world import Lack
-from lq_operator.core.model import Identity, NodeName, Phase, VolumePlan
+from lq_operator.core.model import NodeName, Phase, VolumePlan
 from lq_operator.core.result import Conflict, NotFound, Rejected, Transient
 from lq_operator.core.storage.names import existing_file, ready_mark, volume_file
 from lq_operator.core.units import parse_bytes
@@ -60,6 +60,8 @@ class VolumeController:
             return await self._delete(volume)
         volume = await ensure_finalizer(self.resources, volume, manager=MANAGER)
         user = self.attachments.user(namespace, name)
+        if volume.status.phase == "Ready" and volume.status.node and user is not None and _moves(user):
+            return Requeue.after(WAIT_S)  # the migration controller says which host's copy it is
         if volume.status.phase == "Ready":
             return await self._ready(volume, user)
         return await self._bind(volume, user)
@@ -205,7 +207,9 @@ class VolumeController:
             and user.status.placement is not None
             and user.status.placement.phase in ("Committed", "Moving")
         ):
-            return await self._grow_under(volume, user, wanted, status)
+            message = f"grows to {volume.spec.size} when VirtualMachine {user.metadata.name} is stopped"
+            await self._write(volume, Progress.WORKING, "GrowthWaits", message, status)
+            return None
         entry = self._reachable(volume)
         if entry is None:
             await self._write(volume, Progress.WORKING, "GrowthWaits", "its host is not to be reached now", status)
@@ -213,43 +217,6 @@ class VolumeController:
         await entry.host.resize_volume(f"lq-{volume.status.pool}", volume.status.chain[0].file, wanted)
         await self._write(volume, Progress.READY, "Ready", "", status | {"sizeBytes": wanted})
         return None
-
-    async def _grow_under(
-        self, volume: Volume, user: VirtualMachine, wanted: int, status: dict[str, Any]
-    ) -> Requeue | None:
-        """While its VM is on a host: by the QEMU that has the file open, if it does; nobody else may touch it.
-
-        A late growth is refused by nothing and harms nothing: it is what was declared, and a file only ever grows.
-        """
-        entry, disk, why = self._open_in(volume, user)
-        if entry is not None:
-            try:
-                await entry.host.grow_disk(self._identity(user).domain_name, disk, wanted)
-            except (Rejected, Conflict) as error:
-                why = str(error)[:300]
-            else:
-                await self._write(volume, Progress.READY, "Ready", "", status | {"sizeBytes": wanted})
-                return None
-        message = f"grows to {volume.spec.size} when VirtualMachine {user.metadata.name} is stopped: {why}"
-        await self._write(volume, Progress.WORKING, "GrowthWaits", message, status)
-        return Requeue.after(IN_USE_S)
-
-    def _open_in(self, volume: Volume, user: VirtualMachine) -> tuple[OwnedHost | None, str, str]:
-        """(host, disk) whose running guest has it; else why that cannot be said."""
-        placement = placement_of(user)
-        entry = self.book.owned(placement.node) if placement is not None else None
-        if placement is None or placement.phase is not Phase.COMMITTED:
-            return None, "", "it is being moved"
-        if entry is None or entry.uuid != placement.host_uuid:
-            return None, "", "its host is not to be reached now"
-        domain = entry.domains.get(self._identity(user).domain_name)
-        disk = next((disk for disk, name in disk_volumes(user).items() if name == volume.metadata.name), "")
-        if domain is None or not domain.state.runs or domain.epoch != placement.epoch or not disk:
-            return None, "", "its guest does not run with it now"
-        return entry, disk, ""
-
-    def _identity(self, user: VirtualMachine) -> Identity:
-        return Identity(self.book.installation, user.metadata.namespace or "", user.metadata.name)
 
     def _reachable(self, volume: Volume) -> OwnedHost | None:
         """A host from which its file can be touched."""
@@ -279,7 +246,7 @@ class VolumeController:
         if not files:
             await self._sweep_unfinished(volume)
             return
-        doomed = doomed_files(self.store, pool)
+        doomed = doomed_files(self.store, pool, volume.status.node)
         if all(file in doomed for file in files):
             return  # a tombstone has them: they go when their VM is surely gone
         entry = self._reachable(volume)
@@ -347,6 +314,10 @@ class VolumeController:
             await report_status(self.resources, volume, full, MANAGER)
         except (NotFound, Conflict):
             return
+
+
+def _moves(user: VirtualMachine) -> bool:
+    return user.status.placement is not None and user.status.placement.phase == "Moving"
 
 
 def _of_former(volume: Volume, user: VirtualMachine) -> bool:

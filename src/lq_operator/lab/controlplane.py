@@ -132,7 +132,10 @@ class ControlPlane:
             time.sleep(0.1)
 
     def etcd_start(self) -> None:
-        """Start etcd on its kept data. Without fsync: a lab's machine does not lose power in mid-write."""
+        """Start etcd on its kept data; an API server that runs is waited for, it connects again in its own time.
+
+        Without fsync: a lab's machine does not lose power in mid-write.
+        """
         arguments = [
             "--name=lab", f"--data-dir={self.dir / 'etcd'}", "--unsafe-no-fsync",
             f"--listen-client-urls={_ETCD}", f"--advertise-client-urls={_ETCD}",
@@ -141,6 +144,8 @@ class ControlPlane:
         ]  # fmt: skip
         self._start("etcd", arguments)
         self._wait("etcd", f"{_ETCD}/health", 60)
+        if self.running("kube-apiserver"):
+            self._wait_for_apiserver()
 
     def etcd_kill(self) -> None:
         """kill -9."""
@@ -160,8 +165,11 @@ class ControlPlane:
             "--audit-log-mode=blocking", "--audit-log-maxsize=200", "--audit-log-maxbackup=2",
         ]  # fmt: skip
         self._start("kube-apiserver", arguments)
+        self._wait_for_apiserver()
+
+    def _wait_for_apiserver(self) -> None:
         ready = f"https://{CONTROLLER_IP}:{APISERVER_PORT}/readyz"
-        self._wait("kube-apiserver", ready, 120, "--cacert", str(pki / "ca.crt"))
+        self._wait("kube-apiserver", ready, 120, "--cacert", str(self.pki / "ca.crt"))
 
     def apiserver_stop(self) -> None:
         """kill -9: every watch breaks at once."""

@@ -27,6 +27,8 @@ from lq_operator.lab.release import Release
 VMS = ("web-1", "web-2")
 PATIENCE_S = 180.0
 """Emulated guests boot in four seconds on an idle machine and ten times slower on a busy one."""
+_LOOKS = 4
+"""At what is left, a second apart."""
 SEPARATION = {"antiAffinity": [{"selector": {"matchLabels": {"app": "web"}}, "required": False}]}
 
 
@@ -210,16 +212,30 @@ def down(name: str) -> int:
     left = [str(line) for line in leftovers.of_lab(LabNames.of(name))]
     before = _before_file(name)
     if before.exists():
-        # Looked at before and after: other labs' processes come and go meanwhile.
-        others = _of_other_labs()
-        added = leftovers.of_machine().added_since(leftovers.Leftovers.from_json(before.read_text()))
-        others |= _of_other_labs()
-        left += [line for line in added if line not in others]
+        left += _added_since(leftovers.Leftovers.from_json(before.read_text()))
         before.unlink()
     for line in left:
         print(f"left behind: {line}")
     print("nothing is left" if not left else f"{len(left)} things are left")
     return 1 if left else 0
+
+
+def _added_since(before: leftovers.Leftovers) -> list[str]:
+    """What this machine holds more than before and no other lab accounts for: seen in every look.
+
+    Other labs' processes come and go meanwhile; one that lives for a moment between two looks is nobody's leftover.
+    """
+    left: set[str] | None = None
+    for _ in range(_LOOKS):
+        others = _of_other_labs()
+        added = leftovers.of_machine().added_since(before)
+        others |= _of_other_labs()
+        found = {line for line in added if line not in others}
+        left = found if left is None else left & found
+        if not left:
+            return []
+        time.sleep(1)
+    return sorted(left or ())
 
 
 def _of_other_labs() -> set[str]:

@@ -100,6 +100,18 @@ VM_START_SECONDS = Histogram(
 )
 VMS = Gauge("lq_vms", "Virtual machines by power state.", ("power",), registry=REGISTRY)
 MIGRATIONS = Counter("lq_migrations", "Migrations that ended, by result.", ("result",), registry=REGISTRY)
+MIGRATION_SECONDS = Histogram(
+    "lq_migration_seconds",
+    "From the first byte to the changeover, as the hosts measured it.",
+    buckets=_WORK_BUCKETS_S,
+    registry=REGISTRY,
+)
+MIGRATION_DOWNTIME_SECONDS = Histogram(
+    "lq_migration_downtime_seconds",
+    "How long a moved guest stood still, as the hosts measured it.",
+    buckets=_CALL_BUCKETS_S,
+    registry=REGISTRY,
+)
 RESTARTS_AFTER_LOSS = Counter(
     "lq_restarts_after_loss", "VMs released from a lost host, by kind of evidence.", ("evidence",), registry=REGISTRY
 )

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from tests.sim.fakes.calls import Tracer
 from tests.sim.fakes.machine import File, Machine, Started
+from tests.sim.fakes.moving import Move, Moves
 
-from lq_operator.core.lifecycle.shape import GuestShape
 from lq_operator.core.model import (
     DomainEvent,
     DomainPlan,
@@ -23,6 +23,9 @@ from lq_operator.core.model import (
     HardwareAbi,
     HostInventory,
     HostUUID,
+    MovePlan,
+    MoveProgress,
+    MoveResult,
     NetworkPlan,
     NetworkSeen,
     NodeName,
@@ -65,6 +68,9 @@ class Datacenter:
     _stopping: set[tuple[str, str]] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self.moves = Moves(self)
+
     def add(self, name: str, machine: Machine | None = None) -> Machine:
         """A machine with power and network."""
         made = machine or Machine(name, self.shared)
@@ -85,6 +91,7 @@ class Datacenter:
             twin.lines[name] = self.lines[name]
         for name, domain in sorted(self._stopping):
             twin.asked_to_stop(name, domain)  # the guest goes on with what it was told
+        twin.moves.adopt(self.moves)
         return twin
 
     # ------------------------------------------------------------ what happens to machines
@@ -100,6 +107,7 @@ class Datacenter:
     def power_off(self, name: str) -> None:
         """Everything that ran is gone."""
         self.machines[name].lose_power()
+        self.moves.power_lost(name)
         self._stuck.pop(name, None)
         self._silence(name, Line.OFF)
 
@@ -120,6 +128,7 @@ class Datacenter:
     def restart_daemon(self, name: str) -> None:
         """libvirtd is restarted: guests run on, connections break."""
         self.lines[name] = Line.UP
+        self.moves.daemon_ended(name)
         for fleet in list(self.fleets):
             fleet.broken(name, "the connection was closed by the host")
         for fleet in list(self.fleets):
@@ -129,6 +138,11 @@ class Datacenter:
         self.lines[name] = line
         for fleet in list(self.fleets):
             fleet.silent(name)
+
+    def answered(self, name: str) -> None:
+        """A call that took its time has its answer."""
+        for fleet in list(self.fleets):
+            fleet.poke(name)
 
     def later(self, delay_s: float, act: Callable[[], None]) -> None:
         """Something that a machine does by itself, in a while."""
@@ -239,11 +253,15 @@ class FakeFleet:
             if host.machine.name == event.node:
                 self._emit(DomainEvent(node, event.domain_name, event.kind, event.detail))
 
-    def reachable(self, machine: str) -> None:
-        """It answers again."""
+    def poke(self, machine: str) -> None:
+        """Whoever waits for that machine looks again."""
         for host in list(self._hosts.values()):
             if host.machine.name == machine:
                 host.poke()
+
+    def reachable(self, machine: str) -> None:
+        """It answers again."""
+        self.poke(machine)
         for node, name in list(self._machines.items()):
             if name == machine and node not in self._hosts:
                 self._connect(node)
@@ -330,24 +348,27 @@ class FakeHost:
         return await self._call(verb, about, True, act)
 
     async def _call(self, verb: str, about: str, write: bool, act: Callable[[], T]) -> T:
-        async def arrive() -> T:
-            await asyncio.sleep(0)  # others get their turn, as they do while a real call is on the wire
-            datacenter, name = self._fleet.datacenter, self.machine.name
-            waited, answer = False, None
-            while self.alive:
-                line = datacenter.lines[name]
-                if answer is not None and answer:
-                    return answer[0]()
-                if line is Line.UP and self.boot == self.machine.boot and answer is None:
-                    return act()
-                if line is Line.FROZEN and write and answer is None:
-                    answer = datacenter.stick(name, act)
-                waited = True
-                await self.news.wait()
-            lost = OutcomeUnknown if write and waited else Transient
-            raise lost(f"{self._node}: {verb} {about}: {self._why}")
+        where = f"{self._node} {about}".strip()
+        arrive = lambda: self._arrive(verb, about, write, act)  # noqa: E731
+        return await self._fleet.tracer.run("host", verb, where, write, arrive)
 
-        return await self._fleet.tracer.run("host", verb, f"{self._node} {about}".strip(), write, arrive)
+    async def _arrive(self, verb: str, about: str, write: bool, act: Callable[[], T]) -> T:
+        """The call reaches the machine, is carried out there, and its answer comes back."""
+        await asyncio.sleep(0)  # others get their turn, as they do while a real call is on the wire
+        datacenter, name = self._fleet.datacenter, self.machine.name
+        waited, answer = False, None
+        while self.alive:
+            line = datacenter.lines[name]
+            if answer is not None and answer:
+                return answer[0]()
+            if line is Line.UP and self.boot == self.machine.boot and answer is None:
+                return act()
+            if line is Line.FROZEN and write and answer is None:
+                answer = datacenter.stick(name, act)
+            waited = True
+            await self.news.wait()
+        lost = OutcomeUnknown if write and waited else Transient
+        raise lost(f"{self._node}: {verb} {about}: {self._why}")
 
     async def inventory(self) -> HostInventory:
         return await self._read("inventory", "", self.machine.inventory)
@@ -396,53 +417,6 @@ class FakeHost:
     async def resume(self, domain_name: str) -> None:
         await self._write("resume", domain_name, lambda: self.machine.resume(domain_name))
 
-    async def read_shape(self, domain_name: str) -> GuestShape:
-        return await self._read("read_shape", domain_name, lambda: self.machine.hotplug.read_shape(domain_name))
-
-    async def set_vcpus(self, domain_name: str, count: int) -> None:
-        act = lambda: self.machine.hotplug.set_vcpus(domain_name, count)  # noqa: E731
-        await self._write("set_vcpus", f"{domain_name} {count}", act)
-
-    async def set_memory(self, domain_name: str, size_mib: int) -> None:
-        act = lambda: self.machine.hotplug.set_memory(domain_name, size_mib)  # noqa: E731
-        await self._write("set_memory", f"{domain_name} {size_mib}", act)
-
-    async def set_cpu_tuning(self, domain_name: str, *, shares: int, quota_percent: int) -> None:
-        act = lambda: self.machine.hotplug.set_cpu_tuning(domain_name, shares, quota_percent)  # noqa: E731
-        await self._write("set_cpu_tuning", domain_name, act)
-
-    async def attach_disk(self, plan: DomainPlan, disk: str) -> None:
-        act = lambda: self.machine.hotplug.attach_disk(plan, disk)  # noqa: E731
-        await self._write("attach_disk", f"{plan.identity.domain_name} {disk}", act)
-
-    async def detach_disk(self, domain_name: str, disk: str) -> None:
-        act = lambda: self.machine.hotplug.detach_disk(domain_name, disk)  # noqa: E731
-        await self._write("detach_disk", f"{domain_name} {disk}", act)
-
-    async def set_disk_limits(self, plan: DomainPlan, disk: str) -> None:
-        act = lambda: self.machine.hotplug.set_disk_limits(plan, disk)  # noqa: E731
-        await self._write("set_disk_limits", f"{plan.identity.domain_name} {disk}", act)
-
-    async def grow_disk(self, domain_name: str, disk: str, capacity_bytes: int) -> None:
-        act = lambda: self.machine.hotplug.grow_disk(domain_name, disk, capacity_bytes)  # noqa: E731
-        await self._write("grow_disk", f"{domain_name} {disk}", act)
-
-    async def attach_nic(self, plan: DomainPlan, nic: str) -> None:
-        act = lambda: self.machine.hotplug.attach_nic(plan, nic)  # noqa: E731
-        await self._write("attach_nic", f"{plan.identity.domain_name} {nic}", act)
-
-    async def detach_nic(self, domain_name: str, nic: str) -> None:
-        act = lambda: self.machine.hotplug.detach_nic(domain_name, nic)  # noqa: E731
-        await self._write("detach_nic", f"{domain_name} {nic}", act)
-
-    async def update_nic(self, plan: DomainPlan, nic: str) -> None:
-        act = lambda: self.machine.hotplug.update_nic(plan, nic)  # noqa: E731
-        await self._write("update_nic", f"{plan.identity.domain_name} {nic}", act)
-
-    async def set_marks(self, domain_name: str, *, spec_hash: str, record: tuple[tuple[str, str], ...]) -> None:
-        act = lambda: self.machine.hotplug.set_marks(domain_name, spec_hash, record)  # noqa: E731
-        await self._write("set_marks", domain_name, act)
-
     async def save(self, domain_name: str, path: str) -> None:
         await self._write("save", f"{domain_name} {path}", lambda: self.machine.save(domain_name, path))
 
@@ -452,6 +426,40 @@ class FakeHost:
 
     async def guest_facts(self, domain_name: str) -> GuestFacts:
         return await self._read("guest_facts", domain_name, lambda: self.machine.guest_facts(domain_name))
+
+    # ------------------------------------------------------------ moving
+
+    async def cpu_obstacle(self, plan: DomainPlan) -> str:
+        return await self._read("cpu_obstacle", plan.identity.domain_name, lambda: self.machine.cpu_obstacle(plan))
+
+    async def move(self, plan: MovePlan) -> MoveResult:
+        """The source hears it once; what it answers comes when it is over, if anybody still listens."""
+        moves, about = self._fleet.datacenter.moves, f"{plan.domain_name} {plan.peer_uri}"
+
+        async def go() -> MoveResult:
+            begin = lambda: moves.begin(self.machine.name, plan)  # noqa: E731
+            return await self._outcome(await self._arrive("move", about, True, begin), about)
+
+        return await self._fleet.tracer.run("host", "move", f"{self._node} {about}", True, go)
+
+    async def _outcome(self, move: Move, about: str) -> MoveResult:
+        while self.alive:
+            if move.over and self._fleet.datacenter.lines[self.machine.name] is Line.UP:
+                return move.outcome()
+            await self.news.wait()
+        raise OutcomeUnknown(f"{self._node}: move {about}: {self._why}")
+
+    async def move_progress(self, domain_name: str) -> MoveProgress | None:
+        act = lambda: self._fleet.datacenter.moves.progress(self.machine.name, domain_name)  # noqa: E731
+        return await self._read("move_progress", domain_name, act)
+
+    async def cancel_move(self, domain_name: str) -> None:
+        act = lambda: self._fleet.datacenter.moves.cancel(self.machine.name, domain_name)  # noqa: E731
+        await self._write("cancel_move", domain_name, act)
+
+    async def start_post_copy(self, domain_name: str) -> None:
+        act = lambda: self._fleet.datacenter.moves.start_post_copy(self.machine.name, domain_name)  # noqa: E731
+        await self._write("start_post_copy", domain_name, act)
 
     # ------------------------------------------------------------ storage
 

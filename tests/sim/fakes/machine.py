@@ -10,8 +10,6 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from tests.sim.fakes.hotplug import Hotplug
-
 from lq_operator.adapters.libvirt.xml.build import file_name
 from lq_operator.adapters.libvirt.xml.domain import domain_xml
 from lq_operator.core.model import (
@@ -62,7 +60,10 @@ class Pool:
 
 @dataclass
 class Domain:
-    """A domain. `plan` is the inactive definition (None: somebody's own), `live` what runs, `started` what it was when it was started."""
+    """A domain. `plan` is the inactive definition (None: somebody's own), `live` what runs.
+
+    `holds_guest` False: its QEMU waits for a guest that is moved here, or has given it away.
+    """
 
     name: str
     plan: DomainPlan | None
@@ -70,7 +71,7 @@ class Domain:
     state: DomainState = DomainState.SHUTOFF
     reason: str = "unknown"
     live: DomainPlan | None = None
-    started: DomainPlan | None = None
+    holds_guest: bool = True
 
 
 @dataclass
@@ -100,10 +101,10 @@ class Machine:
         self.bridges: set[str] = set()
         self.domains: dict[str, Domain] = {}
         self.memory_mib = 65536
+        self.usable_cpu_models: tuple[str, ...] = ("qemu64", "kvm64")
         self.agent = True
         self.obedient = True
         self.asked: list[tuple[str, str]] = []
-        self.hotplug = Hotplug(self)
         self.emit: Callable[[DomainEvent], None] = _quiet
         self.on_start: Callable[[Started], None] = lambda started: None
 
@@ -118,7 +119,7 @@ class Machine:
         twin.networks, twin.bridges = dict(self.networks), set(self.bridges)
         twin.domains = {name: replace(domain) for name, domain in self.domains.items()}
         twin.memory_mib, twin.agent, twin.obedient = self.memory_mib, self.agent, self.obedient
-        twin.hotplug.holds = set(self.hotplug.holds)
+        twin.usable_cpu_models = self.usable_cpu_models
         return twin
 
     # ------------------------------------------------------------ power
@@ -133,6 +134,7 @@ class Machine:
                 del self.domains[domain.name]
             else:
                 domain.state, domain.reason, domain.live = DomainState.SHUTOFF, "unknown", None
+                domain.holds_guest = True
         for pool in self.pools.values():
             pool.active = pool.autostart and self._files(pool.path) is not None
             pool.known = set(self._files(pool.path) or ()) if pool.active else set()
@@ -293,8 +295,7 @@ class Machine:
         domain = self.domains.get(name)
         return _describe(domain) if domain is not None else None
 
-    def domain(self, name: str) -> Domain:
-        """NotFound where there is none."""
+    def _domain(self, name: str) -> Domain:
         domain = self.domains.get(name)
         if domain is None:
             raise NotFound(f"there is no domain {name} on {self.name}")
@@ -315,48 +316,70 @@ class Machine:
             domain.plan, domain.persistent = plan, True
 
     def start(self, name: str, *, paused: bool) -> None:
-        domain = self.domain(name)
+        domain = self._domain(name)
         if domain.state.runs:
             raise Conflict(f"domain {name} runs already")
         assert domain.plan is not None
         self._run(domain, domain.plan, paused=paused)
 
     def _run(self, domain: Domain, plan: DomainPlan, *, paused: bool) -> None:
-        """QEMU comes up, or says why not: the gate first."""
-        for path in (plan.gate_path, plan.seed_path, *(disk.path for disk in plan.disks)):
-            if path and self.file(path) is None:
-                raise Rejected(f"{domain.name}: cannot open {path}: No such file or directory")
-        for nic in plan.nics:
-            if nic.network and nic.network not in self.networks:
-                raise Rejected(f"{domain.name}: network {nic.network} does not exist")
-        domain.live = domain.started = plan
+        """QEMU comes up, or says why not."""
+        self._look_for_files(domain.name, plan)
+        domain.live, domain.holds_guest = plan, True
         domain.state, domain.reason = (DomainState.PAUSED, "starting-up") if paused else (DomainState.RUNNING, "booted")
         self.on_start(Started(self.name, plan.identity, plan.epoch))
         self._tell(domain.name, "lifecycle", "started:booted")
+
+    def _look_for_files(self, name: str, plan: DomainPlan) -> None:
+        """Everything that QEMU opens: the gate first."""
+        for path in (plan.gate_path, plan.seed_path, *(disk.path for disk in plan.disks)):
+            if path and self.file(path) is None:
+                raise Rejected(f"{name}: cannot open {path}: No such file or directory")
+        for nic in plan.nics:
+            if nic.network and nic.network not in self.networks:
+                raise Rejected(f"{name}: network {nic.network} does not exist")
+
+    def accept(self, plan: DomainPlan) -> None:
+        """A guest is on its way here: a QEMU waits for it. It is listed as paused, with the reason migration."""
+        domain_xml(plan)
+        name = plan.identity.domain_name
+        domain = self.domains.get(name)
+        if domain is not None and (domain.plan is None or domain.plan.identity != plan.identity or domain.state.runs):
+            raise Rejected(f"{self.name} has a domain {name} already")
+        self._look_for_files(name, plan)
+        if domain is None:
+            domain = self.domains[name] = Domain(name, plan, persistent=False)
+        domain.live, domain.holds_guest = plan, False
+        domain.state, domain.reason = DomainState.PAUSED, "migration"
+        self._tell(name, "lifecycle", "started:migrated")
+
+    def tell_resumed(self, name: str) -> None:
+        """A guest that was moved here runs."""
+        self._tell(name, "lifecycle", "resumed:migrated")
 
     def end(self, name: str, reason: str, *, state: DomainState = DomainState.SHUTOFF) -> None:
         """The guest's QEMU is gone: reason shutdown, destroyed, crashed, saved ..."""
         domain = self.domains.get(name)
         if domain is None or not domain.state.runs:
             return
-        domain.state, domain.reason, domain.live = state, reason, None
+        domain.state, domain.reason, domain.live, domain.holds_guest = state, reason, None, True
         if not domain.persistent:
             del self.domains[name]
         self._tell(name, "lifecycle", f"stopped:{reason}")
 
     def shutdown(self, name: str, mode: str) -> None:
-        if not self.domain(name).state.runs:
+        if not self._domain(name).state.runs:
             raise Conflict(f"domain {name} does not run")
         if mode == "agent" and not self.agent:
             raise Transient(f"the agent of {name} does not answer")
         self.asked.append((name, mode))
 
     def reset(self, name: str) -> None:
-        if not self.domain(name).state.runs:
+        if not self._domain(name).state.runs:
             raise Conflict(f"domain {name} does not run")
 
     def destroy(self, name: str) -> None:
-        self.domain(name)
+        self._domain(name)
         self.end(name, "destroyed")
 
     def undefine(self, name: str) -> None:
@@ -369,21 +392,21 @@ class Machine:
             del self.domains[name]
 
     def pause(self, name: str) -> None:
-        domain = self.domain(name)
+        domain = self._domain(name)
         if not domain.state.runs:
             raise Conflict(f"domain {name} does not run")
         domain.state, domain.reason = DomainState.PAUSED, "user"
         self._tell(name, "lifecycle", "suspended:paused")
 
     def resume(self, name: str) -> None:
-        domain = self.domain(name)
+        domain = self._domain(name)
         if not domain.state.runs:
             raise Conflict(f"domain {name} does not run")
         domain.state, domain.reason = DomainState.RUNNING, "unpaused"
         self._tell(name, "lifecycle", "resumed:unpaused")
 
     def save(self, name: str, path: str) -> None:
-        domain = self.domain(name)
+        domain = self._domain(name)
         if not domain.state.runs:
             raise Conflict(f"domain {name} does not run")
         if self._files(path.rpartition("/")[0]) is None:
@@ -398,13 +421,13 @@ class Machine:
         if file.image.identity.domain_uuid != plan.identity.domain_uuid:
             raise Rejected(f"{path} is the suspend image of {file.image.identity.domain_name}")
         self.define(plan)
-        domain = self.domain(plan.identity.domain_name)
+        domain = self._domain(plan.identity.domain_name)
         if domain.state.runs:
             raise Conflict(f"domain {domain.name} runs already")
         self._run(domain, plan, paused=False)
 
     def guest_facts(self, name: str) -> GuestFacts:
-        domain = self.domain(name)
+        domain = self._domain(name)
         if domain.live is None or domain.state is not DomainState.RUNNING:
             raise Transient(f"the agent of {name} does not answer: it does not run")
         if not domain.live.guest_agent or not self.agent:
@@ -413,7 +436,7 @@ class Machine:
         return GuestFacts(domain.live.identity.name, "Linux", "6", "6.1", "8.0", addresses)
 
     def read_hardware(self, name: str) -> HardwareAbi:
-        domain = self.domain(name)
+        domain = self._domain(name)
         plan = domain.live or domain.plan
         assert plan is not None
         kept, targets = dict(plan.hardware.slots), dict(plan.hardware.targets)
@@ -444,7 +467,7 @@ class Machine:
             cpu_model="qemu64",
             cpu_vendor="AMD",
             cpu_features=("sse2",),
-            usable_cpu_models=("qemu64", "kvm64"),
+            usable_cpu_models=self.usable_cpu_models,
             cpus=16,
             memory_mib=self.memory_mib,
             numa=(NumaCell(0, self.memory_mib, 16),),
@@ -453,12 +476,18 @@ class Machine:
             firmware=("bios", "uefi"),
         )
 
+    def cpu_obstacle(self, plan: DomainPlan) -> str:
+        model = plan.hardware.cpu_model or plan.cpu_model
+        if model and model not in self.usable_cpu_models:
+            return f"{self.name} cannot give the guest the CPU model {model}"
+        return ""
+
     def running(self) -> list[tuple[Identity, Epoch]]:
         """Guests that run, with the epoch they were started under."""
         return [
             (domain.live.identity, domain.live.epoch)
             for domain in self.domains.values()
-            if domain.state.runs and domain.live is not None
+            if domain.state.runs and domain.live is not None and domain.holds_guest
         ]
 
     def open_disks(self) -> list[tuple[Identity, str]]:
@@ -469,7 +498,7 @@ class Machine:
                 disk.path if disk.path.rpartition("/")[0] in self.shared else f"{self.name}:{disk.path}",
             )
             for domain in self.domains.values()
-            if domain.state.runs and domain.live is not None
+            if domain.state.runs and domain.live is not None and domain.holds_guest
             for disk in domain.live.disks
         ]
 

@@ -17,6 +17,7 @@ from lq_operator.adapters.libvirt.calls import CallHook, Calls
 from lq_operator.adapters.libvirt.connection import Opened, Wire, is_alive, open_connection
 from lq_operator.adapters.libvirt.endpoint import Access, parse_endpoint
 from lq_operator.adapters.libvirt.host import LibvirtHost
+from lq_operator.adapters.libvirt.movelane import MoveLane
 from lq_operator.adapters.libvirt.settings import LibvirtSettings
 from lq_operator.core.model import DomainEvent, NodeName
 from lq_operator.core.result import Transient, WorldError
@@ -285,7 +286,8 @@ class _Attempt:
         link = self._link
         calls = Calls(link._node, self._loop, opened.conns, link._on_call)
         calls.is_alive = is_alive
-        host = LibvirtHost(link._node, opened, calls)
+        moving = MoveLane(link._node, self._loop, self._access, opened.uuid, link._settings, link._on_call)
+        host = LibvirtHost(link._node, opened, calls, moving)
         calls.on_broken = host.die
         self._host = host
         if self._broken is not None:

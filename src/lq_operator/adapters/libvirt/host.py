@@ -7,10 +7,10 @@ import queue
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from lq_operator.adapters.libvirt import agent, domains, hotplug, inventory, networks, storage
+from lq_operator.adapters.libvirt import agent, domains, inventory, moves, networks, storage
 from lq_operator.adapters.libvirt.calls import Call, Calls, Lane
 from lq_operator.adapters.libvirt.connection import Opened
-from lq_operator.core.lifecycle.shape import GuestShape
+from lq_operator.adapters.libvirt.movelane import MoveLane
 from lq_operator.core.model import (
     DomainPlan,
     DomainSeen,
@@ -18,6 +18,9 @@ from lq_operator.core.model import (
     HardwareAbi,
     HostInventory,
     HostUUID,
+    MovePlan,
+    MoveProgress,
+    MoveResult,
     NetworkPlan,
     NetworkSeen,
     NodeName,
@@ -53,11 +56,6 @@ def _power(name: str) -> Call:
     return Call(name, START_S, writes=True, lane=Lane.START)
 
 
-def _plug(name: str) -> Call:
-    """The guest has a say, so it takes as long as the guest does: not in the lane of the short calls."""
-    return Call(name, WRITE_S, writes=True, lane=Lane.START)
-
-
 def _long(name: str, timeout_s: float) -> Call:
     return Call(name, timeout_s, writes=True, lane=Lane.LONG)
 
@@ -65,10 +63,11 @@ def _long(name: str, timeout_s: float) -> Call:
 class LibvirtHost:
     """ports.Host over one libvirt connection; made by LibvirtFleet, dead for ever once the connection is."""
 
-    def __init__(self, node: NodeName, opened: Opened, calls: Calls) -> None:
+    def __init__(self, node: NodeName, opened: Opened, calls: Calls, moving: MoveLane) -> None:
         self._node = node
         self._opened = opened
         self._calls = calls
+        self._moving = moving
         self.closed = asyncio.Event()
 
     @property
@@ -91,6 +90,7 @@ class LibvirtHost:
     def die(self, why: str) -> None:
         """Called on the loop when the connection broke or is given up; idempotent."""
         self._calls.die(why)
+        self._moving.die(why)
         self.closed.set()
 
     def release(self, *, polite: bool, timeout_s: float) -> None:
@@ -155,44 +155,22 @@ class LibvirtHost:
         call = Call("guest_facts", AGENT_S, lane=Lane.AGENT)
         return await self._run(call, domain_name, agent.observe_guest, domain_name)
 
-    # ------------------------------------------------------------ changes of a running guest
+    # ------------------------------------------------------------ moving
 
-    async def read_shape(self, domain_name: str) -> GuestShape:
-        return await self._run(_read("read_shape"), domain_name, hotplug.observe_shape, domain_name)
+    async def cpu_obstacle(self, plan: DomainPlan) -> str:
+        return await self._run(_read("cpu_obstacle"), plan.identity.domain_name, moves.cpu_obstacle, plan)
 
-    async def set_vcpus(self, domain_name: str, count: int) -> None:
-        await self._run(_write("set_vcpus"), domain_name, hotplug.set_vcpus, domain_name, count)
+    async def move(self, plan: MovePlan) -> MoveResult:
+        return await self._moving.run("move", lambda conn: moves.move(conn, plan), about=plan.domain_name)
 
-    async def set_memory(self, domain_name: str, size_mib: int) -> None:
-        await self._run(_write("set_memory"), domain_name, hotplug.set_memory, domain_name, size_mib)
+    async def move_progress(self, domain_name: str) -> MoveProgress | None:
+        return await self._run(_read("move_progress"), domain_name, moves.observe_progress, domain_name)
 
-    async def set_cpu_tuning(self, domain_name: str, *, shares: int, quota_percent: int) -> None:
-        call = _write("set_cpu_tuning")
-        await self._run(call, domain_name, hotplug.set_cpu_tuning, domain_name, shares, quota_percent)
+    async def cancel_move(self, domain_name: str) -> None:
+        await self._run(_write("cancel_move"), domain_name, moves.cancel_move, domain_name)
 
-    async def attach_disk(self, plan: DomainPlan, disk: str) -> None:
-        await self._run(_plug("attach_disk"), plan.identity.key, hotplug.attach_disk, plan, disk)
-
-    async def detach_disk(self, domain_name: str, disk: str) -> None:
-        await self._run(_plug("detach_disk"), domain_name, hotplug.detach, domain_name, f"disk/{disk}")
-
-    async def set_disk_limits(self, plan: DomainPlan, disk: str) -> None:
-        await self._run(_write("set_disk_limits"), plan.identity.key, hotplug.set_disk_limits, plan, disk)
-
-    async def grow_disk(self, domain_name: str, disk: str, capacity_bytes: int) -> None:
-        await self._run(_plug("grow_disk"), domain_name, hotplug.grow_disk, domain_name, disk, capacity_bytes)
-
-    async def attach_nic(self, plan: DomainPlan, nic: str) -> None:
-        await self._run(_plug("attach_nic"), plan.identity.key, hotplug.attach_nic, plan, nic)
-
-    async def detach_nic(self, domain_name: str, nic: str) -> None:
-        await self._run(_plug("detach_nic"), domain_name, hotplug.detach, domain_name, f"nic/{nic}")
-
-    async def update_nic(self, plan: DomainPlan, nic: str) -> None:
-        await self._run(_write("update_nic"), plan.identity.key, hotplug.update_nic, plan, nic)
-
-    async def set_marks(self, domain_name: str, *, spec_hash: str, record: tuple[tuple[str, str], ...]) -> None:
-        await self._run(_write("set_marks"), domain_name, hotplug.set_marks, domain_name, spec_hash, record)
+    async def start_post_copy(self, domain_name: str) -> None:
+        await self._run(_write("start_post_copy"), domain_name, moves.start_post_copy, domain_name)
 
     # ------------------------------------------------------------ storage
 

@@ -15,6 +15,7 @@ from lq_operator.controllers.node.takeover import Takeover
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.finalizers import ensure_finalizer
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
+from lq_operator.controllers.runtime.inventory import Inventory
 from lq_operator.controllers.runtime.statefiles import STATE_POOL
 from lq_operator.core.failover.inventory import record_ahead
 from lq_operator.core.failover.record import Member, compaction, member_name, term_name
@@ -54,6 +55,7 @@ class NodeController:
     resources: Resources
     fleet: Fleet
     book: HostBook
+    inventory: Inventory
     housekeeper: Housekeeper
     decommission: Decommission
     reporter: NodeReporter
@@ -146,6 +148,8 @@ class NodeController:
         if left_s > 0:
             return Requeue.after(min(left_s, 1.0))
         await self.reporter.silent(node, self.fleet.why_down(name))
+        if evidence := self.inventory.off_by_word(node.status.host_uuid):
+            await self.housekeeper.release(node, evidence)
         return Requeue.after(RELIST_S)
 
     async def _own(self, node: HypervisorNode, host: Host, contact: _Contact) -> OwnedHost | RefuseHost:

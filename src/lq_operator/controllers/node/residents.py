@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from lq_operator.api.cluster import HypervisorCluster
 from lq_operator.api.network import AddressClaim
 from lq_operator.api.node import HypervisorNode, OrphanDomain, Tombstone
+from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.placements import epoch_of, placement_of
 from lq_operator.controllers.runtime.statefiles import STATE_POOL, files_of, spent_files
-from lq_operator.controllers.runtime.tombstones import drop_tombstone
+from lq_operator.controllers.runtime.tombstones import drop_tombstone, release_tombstone
 from lq_operator.core.failover.facts import known_epoch
 from lq_operator.core.failover.inventory import domain_ahead
 from lq_operator.core.failover.record import departure_name
@@ -95,6 +96,8 @@ class Housekeeper:
             )
             return
         placement = placement_of(vm)
+        if placement is None and await self._left_behind(entry, domain, identity):
+            return
         if domain.epoch is None or not is_stale(domain.epoch, placement, entry.uuid):
             ahead = (
                 domain_ahead(entry.node, (identity.namespace, identity.name), domain.epoch, placement)
@@ -121,6 +124,22 @@ class Housekeeper:
         if await self.resources.get(VirtualMachine, identity.namespace, identity.name) is None:
             await self._remove(entry, identity, domain.epoch)
         return True
+
+    async def _left_behind(self, entry: OwnedHost, domain: DomainSeen, identity: Identity) -> bool:
+        """The API server was wiped during or after a move: what is shut off here runs elsewhere, under an epoch at least
+        as high. Two domains of one identity would never be bound; removing the one that is shut off starts nothing."""
+        if domain.state.runs or domain.epoch is None or not self._runs_elsewhere(identity, domain.epoch, entry):
+            return False
+        fresh = await self.resources.get(VirtualMachine, identity.namespace, identity.name)
+        if fresh is not None and placement_of(fresh) is None:
+            await self._remove(entry, identity, domain.epoch)
+        return True
+
+    def _runs_elsewhere(self, identity: Identity, epoch: Epoch, entry: OwnedHost) -> bool:
+        return any(
+            s.runs and s.host_uuid != entry.uuid and s.epoch is not None and s.epoch >= epoch
+            for s in self.book.sightings(identity)
+        )
 
     async def _remove(self, entry: OwnedHost, identity: Identity, epoch: Epoch) -> None:
         log.info("removing a stale definition", node=entry.node, vm=identity.key, epoch=str(epoch))
@@ -163,6 +182,33 @@ class Housekeeper:
 
     # ------------------------------------------------------------ tombstones
 
+    async def release(self, node: HypervisorNode, evidence: str) -> None:
+        """The host is surely off: the names of VMs that were deleted meanwhile are free, addresses and shared disks go.
+
+        What lies on the host itself goes when it returns.
+        """
+        for tombstone in node.status.tombstones:
+            if tombstone.kind != "VirtualMachine" or tombstone.evidence:
+                continue
+            await self._give_back(tombstone)
+            left = []
+            for volume in tombstone.volumes:
+                if (sharer := self._sharer(volume.pool)) is not None:
+                    await _delete_file(sharer, f"lq-{volume.pool}", volume.file)
+                else:
+                    left.append(volume)
+            released = tombstone.model_copy(update={"evidence": evidence, "claims": [], "volumes": left})
+            log.info("the name of a deleted VM is free", node=node.metadata.name, vm=tombstone.name, evidence=evidence)
+            await release_tombstone(self.resources, NodeName(node.metadata.name), released, manager=MANAGER)
+
+    def _sharer(self, pool_name: str) -> OwnedHost | None:
+        """A host that has the files of this shared pool too."""
+        pool = self.store.get(StoragePool, None, pool_name)
+        if pool is None or pool.spec.access != "Shared":
+            return None
+        ready = {entry.node for entry in pool.status.nodes if entry.ready}
+        return next((entry for entry in self.book.all() if entry.node in ready), None)
+
     async def _settle(self, node: HypervisorNode, entry: OwnedHost, tombstone: Tombstone) -> None:
         """The deleted VM's domain goes, in the order of an absence; then its files and addresses; then the tombstone."""
         if tombstone.kind == "VirtualMachine":
@@ -186,6 +232,10 @@ class Housekeeper:
         elif epoch is not None:
             await self.book.note(entry, departure_name(identity.namespace, identity.name, epoch))
         await self.book.relist(entry)
+        successor = self.store.get(VirtualMachine, tombstone.namespace, tombstone.name)
+        placed = successor.status.placement if successor is not None else None
+        if tombstone.evidence and placed is not None and placed.phase != "Released":
+            return  # it may have run elsewhere meanwhile, and the state pool may be shared: what is spent it removes
         if self.book.sighting(entry, identity) is None:
             names = [volume.name for volume in await entry.host.list_volumes(STATE_POOL, refresh=True)]
             for name in files_of(identity, names):
@@ -195,7 +245,9 @@ class Housekeeper:
         for key in tombstone.claims:
             namespace, _, name = key.partition("/")
             claim = await self.resources.get(AddressClaim, namespace, name)
-            if claim is not None and not claim.spec.retain:
+            of = claim.spec.vm if claim is not None else None
+            theirs = of is not None and (of.namespace or namespace, of.name) == (tombstone.namespace, tombstone.name)
+            if claim is not None and theirs and not claim.spec.retain:
                 await self.resources.delete(AddressClaim, namespace, name, uid=claim.metadata.uid)
 
 

@@ -54,6 +54,11 @@ class Inventory:
             if a.spec.host_uuid in hosts
         )
 
+    def off_by_word(self, host_uuid: str) -> str:
+        """What a person says about this host being off, '' where nobody does or it does not count now."""
+        said = (a for a in self._attestations() if a.spec.host_uuid == host_uuid)
+        return next((f"{a.metadata.name}: {a.spec.attested_by} saw: {a.spec.seen}"[:500] for a in said), "")
+
     def _attestations(self) -> list[HostAttestation]:
         """Those that count now: accepted in this term, not void, and the host does not answer at this moment."""
         return [

@@ -17,6 +17,7 @@ from lq_operator.api.node import HypervisorNode
 from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmclass import VirtualMachineClass
+from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.runtime.attachments import attached_volumes
@@ -45,6 +46,8 @@ class Routes:
             self._vm(key)
         elif kind is VirtualMachineOperation:
             self._operation(key)
+        elif kind is VirtualMachineMigration:
+            self._migration(key)
         elif kind is Volume:
             self._volume_users(key)
         elif kind is Image:
@@ -76,6 +79,7 @@ class Routes:
         self._all(HypervisorCluster, "cluster", lambda _: True)
         self._all(Volume, "volume", lambda volume: volume.status.phase != "Ready" or volume.deleting)
         self._all(VirtualMachine, "vm", _unsettled)
+        self._moves()
         for vm in placed_on(self.store, node):
             self.queues["vm"](vm.key)
 
@@ -83,10 +87,14 @@ class Routes:
         """A listing shows another state of this VM's domain."""
         self.queues["vm"](identity.key)
         self.queues["guest"](identity.key)
+        if self._on_its_way(self.store.get(VirtualMachine, identity.namespace, identity.name)):
+            self.queues["migration"](identity.key)
 
     def _vm(self, key: str) -> None:
         namespace, _, name = key.partition("/")
         vm = self.store.get(VirtualMachine, namespace, name)
+        if self._on_its_way(vm) or self._has_moves(namespace, name):
+            self.queues["migration"](key)
         if vm is None:
             # Its Volumes may go now, or grow, or be made for another; its domain, if any is left, is an orphan.
             def waits(volume: Volume) -> bool:
@@ -96,6 +104,30 @@ class Routes:
             return
         for volume in {*disk_volumes(vm).values(), *attached_volumes(vm)}:
             self.queues["volume"](f"{namespace}/{volume}")
+
+    def _migration(self, key: str) -> None:
+        namespace, _, name = key.partition("/")
+        move = self.store.get(VirtualMachineMigration, namespace, name)
+        if move is not None:
+            self.queues["migration"](f"{namespace}/{move.spec.vm_ref.name}")
+        else:
+            self._moves()  # its place is free, and the VM that it named is not known any more
+
+    def _has_moves(self, namespace: str, name: str) -> bool:
+        return any(
+            move.spec.vm_ref.name == name and move.metadata.namespace == namespace and not move.status.finished_at
+            for move in self.store.list(VirtualMachineMigration)
+        )
+
+    def _moves(self) -> None:
+        """Every VM whose move has not ended."""
+        for move in self.store.list(VirtualMachineMigration):
+            if not move.status.finished_at:
+                self.queues["migration"](f"{move.metadata.namespace}/{move.spec.vm_ref.name}")
+        self._all(VirtualMachine, "migration", self._on_its_way)
+
+    def _on_its_way(self, vm: VirtualMachine | None) -> bool:
+        return vm is not None and vm.status.placement is not None and vm.status.placement.phase == "Moving"
 
     def _operation(self, key: str) -> None:
         namespace, _, name = key.partition("/")
@@ -119,6 +151,8 @@ class Routes:
             self.queues["node"](node)
         for vm in placed_on(self.store, NodeName(node)):
             self.queues["vm"](vm.key)
+            if self._on_its_way(vm):
+                self.queues["migration"](vm.key)
         changed = self.store.get(HypervisorNode, None, node)
         if changed is not None:
             self.queues["cluster"](changed.spec.cluster_ref.name)

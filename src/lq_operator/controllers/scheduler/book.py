@@ -17,6 +17,7 @@ from lq_operator.api.node import HypervisorNode
 from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmclass import VirtualMachineClass
+from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.runtime.placements import epoch_of, placement_of
 from lq_operator.controllers.runtime.refs import Namespaces, Refs, disk_volumes
@@ -25,6 +26,7 @@ from lq_operator.convert.placement import host_facts, network_reach, pool_reach,
 from lq_operator.core.failover.facts import Tombstone
 from lq_operator.core.lifecycle.world import Lack
 from lq_operator.core.model import NodeName, Placement
+from lq_operator.core.moving.world import Phase as MovePhase
 from lq_operator.core.placement import PoolReach, Shape, VmKey
 from lq_operator.ports import Store
 
@@ -87,6 +89,8 @@ class Book:
     _seen_networks: Seen[VirtualNetwork] = field(default_factory=lambda: Seen(VirtualNetwork))
     _seen_classes: Seen[VirtualMachineClass] = field(default_factory=lambda: Seen(VirtualMachineClass))
     _seen_volumes: Seen[Volume] = field(default_factory=lambda: Seen(Volume))
+    _seen_moves: Seen[VirtualMachineMigration] = field(default_factory=lambda: Seen(VirtualMachineMigration))
+    targets: dict[str, str] = field(default_factory=dict)  # VM key -> node that is kept room for its move
     _users: dict[str, set[str]] = field(default_factory=dict)  # Volume key -> VM keys
     _labels: dict[str, Mapping[str, str]] = field(default_factory=dict)
     _shapes: dict[tuple[str, Shape], Shape] = field(default_factory=dict)
@@ -104,9 +108,13 @@ class Book:
         relabelled = await self._relabelled()  # first: what is seen below is told to the engines without a break
         everything = self._tell_clusters()
         stale = self._stale_vms(everything or relabelled)
+        moved = self._moved()
         for key in sorted(stale):
             self._resolve(key)
             self._tell_vm(key)
+        for key in sorted(moved - stale):
+            if key in self.vms:
+                self._tell_vm(key)
 
     # ------------------------------------------------------------ hosts
 
@@ -210,6 +218,21 @@ class Book:
                 self._tell_vm(vm.key)
         return stale & self._seen_vms.objects.keys()
 
+    def _moved(self) -> set[str]:
+        """VMs whose moves have changed: where room is kept for them is known anew."""
+        changed, gone = self._seen_moves.look(self.store)
+        if not changed and not gone:
+            return set()
+        before = self.targets
+        self.targets = {
+            f"{move.metadata.namespace}/{move.spec.vm_ref.name}": move.status.scheduling.node
+            for move in self._seen_moves.objects.values()
+            if move.status.scheduling is not None
+            and move.status.scheduling.node
+            and not MovePhase(move.status.phase).ended
+        }
+        return {key for key in before.keys() | self.targets.keys() if before.get(key) != self.targets.get(key)}
+
     async def _relabelled(self) -> bool:
         """Labels decide which clusters and pools admit a namespace; nobody watches them, so they may be old by a while."""
         wanted = {vm.metadata.namespace or "" for vm in self.store.list(VirtualMachine)}
@@ -258,7 +281,8 @@ class Book:
             fleet.set_vm(known.key, node, known.found[1], known.vm.spec.availability.priority)
         else:
             fleet.remove_vm(known.key)
-        fleet.set_target(known.key, placement.target if placement else "", known.found[1])
+        target = (placement.target if placement else "") or self.targets.get(key, "")
+        fleet.set_target(known.key, "" if target == node else target, known.found[1])
 
     def _open_or_close(self, key: str, known: Known) -> None:
         status = known.vm.status.placement
@@ -317,7 +341,7 @@ def resolve(store: Store, refs: Refs, vm: VirtualMachine) -> tuple[str, Shape] |
 def tombstones_of(node: HypervisorNode) -> tuple[Tombstone, ...]:
     """Of VMs that were deleted while this node was away."""
     return tuple(
-        Tombstone(NodeName(node.metadata.name), t.namespace, t.name, t.uid, epoch_of(t.epoch))
+        Tombstone(NodeName(node.metadata.name), t.namespace, t.name, t.uid, epoch_of(t.epoch), bool(t.evidence))
         for t in node.status.tombstones
         if t.kind == "VirtualMachine"
     )

@@ -20,6 +20,7 @@ from lq_operator.controllers.runtime.tenure import Tenure
 from lq_operator.controllers.scheduler.bind import MANAGER, Binder
 from lq_operator.controllers.scheduler.book import Book, Known
 from lq_operator.controllers.scheduler.fleet import Fleet, Mark
+from lq_operator.controllers.scheduler.moves import MoveChooser
 from lq_operator.convert.placement import MAX_VERDICTS, scheduling_status
 from lq_operator.convert.power import should_run
 from lq_operator.core.failover.facts import Tombstone
@@ -86,6 +87,7 @@ class Scheduler:
     max_batch: int = 1000
     book: Book = field(init=False)
     _binder: Binder = field(init=False)
+    _moves: MoveChooser = field(init=False)
     _waiting: dict[str, Waiting] = field(default_factory=dict)
     _decisions: int = 0
 
@@ -93,6 +95,7 @@ class Scheduler:
         # A seed per term: two schedulers that overlap prefer different hosts among equals, and replay knows it.
         self.book = Book(self.store, self.namespaces, seed=self.tenure.term)
         self._binder = Binder(self.store, self.resources, self.tenure, self.clock)
+        self._moves = MoveChooser(self.store, self.resources, self.tenure, self.clock, self.book)
 
     async def run_once(self) -> None:
         """Look at what changed, then decide for every waiting VM for which the answer may be another now."""
@@ -103,6 +106,7 @@ class Scheduler:
             self.tenure.check()
             await self.book.refresh()
             more = await self._round()
+        await self._moves.run()
 
     async def _round(self) -> bool:
         """True when max_batch VMs were decided and others are left."""

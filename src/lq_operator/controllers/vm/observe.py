@@ -91,13 +91,13 @@ class Observer:
             actor=Actor(Role.VM_CONTROLLER, tenure.term),
             stamp=tenure.stamp(),
             next_epoch=tenure.next_epoch(),
-            knowledge=self._knowledge(identity, memory),
+            knowledge=self.knowledge(identity, memory),
             wish=_wish(vm, effect, memory),
             deleting=vm.deleting,
             finalizer=FINALIZER in vm.metadata.finalizers,
             placement=placement,
-            placed=self._placed(identity, placement, placement.node if placement else None),
-            target=self._placed(identity, placement, placement.target if placement else None),
+            placed=self.placed(identity, placement, placement.node if placement else None),
+            target=self.placed(identity, placement, placement.target if placement else None),
             views=self.book.views(identity),
             blockers=tuple(prepared.blockers),
             pending=tuple(prepared.pending) + self._failed_start(memory),
@@ -115,7 +115,7 @@ class Observer:
         entry = self.book.owned(placement.node)
         return entry if entry is not None and entry.uuid == placement.host_uuid else None
 
-    def _knowledge(self, identity: Identity, memory: VmMemory) -> Knowledge:
+    def knowledge(self, identity: Identity, memory: VmMemory) -> Knowledge:
         nodes = self.store.list(HypervisorNode)
         key = (identity.namespace, identity.name)
         inventory = self.inventory.judge()
@@ -124,7 +124,7 @@ class Observer:
             sightings=self.book.sightings(identity),
             departures=self.book.departures(identity),
             tombstones=tuple(
-                Tombstone(NodeName(n.metadata.name), t.namespace, t.name, t.uid, epoch_of(t.epoch))
+                Tombstone(NodeName(n.metadata.name), t.namespace, t.name, t.uid, epoch_of(t.epoch), bool(t.evidence))
                 for n in nodes
                 for t in n.status.tombstones
                 if t.kind == "VirtualMachine" and (t.namespace, t.name) == key
@@ -139,7 +139,7 @@ class Observer:
             memory=memory.protocol,
         )
 
-    def _placed(self, identity: Identity, placement: Placement | None, node: NodeName | None) -> PlacedHost | None:
+    def placed(self, identity: Identity, placement: Placement | None, node: NodeName | None) -> PlacedHost | None:
         if placement is None or node is None:
             return None
         uuid = placement.host_uuid if node == placement.node else placement.target_uuid

@@ -101,13 +101,15 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """A VM deleted while `node` was away: counts as a placement until it is settled."""
+    """A VM deleted while `node` was away: counts as a placement until it is settled, or `released` by evidence that the
+    node is off. A released one stays until the node returns and what is left on it is removed."""
 
     node: NodeName
     namespace: str
     name: str
     uid: str
     epoch: Epoch | None = None
+    released: bool = False
 
 
 @dataclass(frozen=True, slots=True)

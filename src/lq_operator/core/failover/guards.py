@@ -18,6 +18,7 @@ from lq_operator.core.failover.facts import (
     Memory,
     Proof,
     Role,
+    Tombstone,
     boot_covers,
     highest_known,
     known_epoch,
@@ -127,7 +128,7 @@ def memory_agrees(current: Placement | None, request: Any) -> Refusal | None:
 
 def no_tombstone(_current: Placement | None, request: Any) -> Refusal | None:
     """A deleted VM whose host is away may still run there [2]."""
-    tombstones = request.tombstones if hasattr(request, "tombstones") else request.knowledge.tombstones
+    tombstones = [tombstone for tombstone in _tombstones(request) if not tombstone.released]
     if tombstones:
         nodes = ", ".join(sorted({tombstone.node for tombstone in tombstones}))
         return Refusal(
@@ -136,6 +137,28 @@ def no_tombstone(_current: Placement | None, request: Any) -> Refusal | None:
             "removed, or until a HostAttestation or the BMC says that the host is off",
         )
     return None
+
+
+def found_no_predecessor(_current: Placement | None, request: Any) -> Refusal | None:
+    """A host that returns holds a deleted VM's definition for a moment, also when evidence has released its tombstone."""
+    found = request.view.sighting
+    epoch = found.epoch if found is not None else None
+    for tombstone in _tombstones(request):
+        if tombstone.node == request.view.node and (
+            epoch is None or tombstone.epoch is None or epoch <= tombstone.epoch
+        ):
+            return Refusal(
+                Reason.PREVIOUS_INCARNATION,
+                f"{tombstone.node} has the domain of a deleted VM of this name: it is removed there first",
+            )
+    return None
+
+
+def _tombstones(request: Any) -> tuple[Tombstone, ...]:
+    found: tuple[Tombstone, ...] = (
+        request.tombstones if hasattr(request, "tombstones") else request.knowledge.tombstones
+    )
+    return found
 
 
 def no_orphan(_current: Placement | None, request: Any) -> Refusal | None:
@@ -256,9 +279,14 @@ def exactly_one_sighting(_current: Placement | None, request: Any) -> Refusal | 
         return Refusal(Reason.NOT_FOUND, f"{view.node} shows no domain of this VM")
     if len(knowledge.sightings) > 1:
         nodes = ", ".join(sorted(s.node for s in knowledge.sightings))
-        return Refusal(
-            Reason.SPLIT_BRAIN, f"domains of this VM exist on {nodes}: stale ones that are shut off are removed first"
-        )
+        runs = [s for s in knowledge.sightings if s.runs]
+        what = "stale ones that are shut off are removed first"
+        if runs:
+            what = (
+                f"it runs on {runs[0].node} under epoch {runs[0].epoch}, which the placement does not name. "
+                "Stop it there with virsh; nothing is killed automatically"
+            )
+        return Refusal(Reason.SPLIT_BRAIN, f"domains of this VM exist on {nodes}: {what}")
     return None
 
 

@@ -58,6 +58,7 @@ def placement_to_dict(placement: Placement) -> dict[str, Any]:
         "targetUUID": placement.target_uuid,
         "targetBoot": placement.target_boot,
         "evidence": [_evidence_to_dict(evidence) for evidence in placement.evidence],
+        "runEpoch": _epoch_text(placement.run_epoch),
     }
     return {key: value for key, value in fields.items() if value}
 
@@ -85,6 +86,7 @@ def placement_from_dict(data: Mapping[str, Any] | None) -> Placement | None:
         target_uuid=HostUUID(data["targetUUID"]) if data.get("targetUUID") else None,
         target_boot=BootNonce(data["targetBoot"]) if data.get("targetBoot") else None,
         evidence=tuple(_evidence_from_dict(entry) for entry in data.get("evidence") or ()),
+        run_epoch=_epoch_of(data.get("runEpoch"), "runEpoch"),
     )
 
 

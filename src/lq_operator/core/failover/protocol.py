@@ -175,7 +175,9 @@ def _end_move(current: Placement | None, request: EndMove) -> Placement:
         return Placement(Phase.RELEASED, stamp.write_id, stamp.since, released_epoch=request.epoch, evidence=proofs)
     side = request.target if request.end is MoveEnd.TARGET else request.source
     assert side is not None
-    return _committed(stamp, side, request.epoch, current.released_epoch, proofs)
+    ended = _committed(stamp, side, request.epoch, current.released_epoch, proofs)
+    # The run goes on under the epoch it was started with: seed, suspend image and metadata carry that one.
+    return replace(ended, run_epoch=current.started_epoch)
 
 
 def _release(current: Placement | None, request: Release) -> Placement:
@@ -211,6 +213,7 @@ TABLE: Mapping[type, Row] = MappingProxyType(
                 g.no_tombstone,
                 g.view_of_this_term,
                 g.exactly_one_sighting,
+                g.found_no_predecessor,
                 g.found_epoch_known,
                 g.shut_off_only_if_latest,
             ),
@@ -224,6 +227,7 @@ TABLE: Mapping[type, Row] = MappingProxyType(
                 g.no_tombstone,
                 g.view_of_this_term,
                 g.exactly_one_sighting,
+                g.found_no_predecessor,
                 g.found_epoch_known,
                 g.found_elsewhere,
                 g.found_displaces,

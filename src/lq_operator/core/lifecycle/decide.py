@@ -30,7 +30,7 @@ from lq_operator.core.failover.protocol import transition
 from lq_operator.core.failover.requests import Bind, Commit, Displace, Register, Release, Request
 from lq_operator.core.lifecycle.power import Ending, Power, after_end, ending_of
 from lq_operator.core.lifecycle.world import Decision, Lack, PlacedHost, Standing, VmWorld
-from lq_operator.core.model import DomainSeen, DomainState, Phase
+from lq_operator.core.model import DomainSeen, DomainState, HostUUID, Phase
 
 _SHOWN = {
     DomainState.RUNNING: "Running",
@@ -51,7 +51,7 @@ WATCH_S = 2.0
 def decide(world: VmWorld) -> Decision:
     """The next step for this VM."""
     running = [sighting for sighting in world.knowledge.sightings if sighting.runs]
-    if len(running) > 1:
+    if len(running) > 1 and not {sighting.host_uuid for sighting in running} <= _sides(world):
         nodes = ", ".join(sorted(sighting.node for sighting in running))
         return Decision(
             "Unknown",
@@ -77,7 +77,30 @@ def _by_phase(world: VmWorld) -> Decision:
         case placement if placement.phase is Phase.COMMITTED:
             return _displacement(world) or _committed(world)
         case _:
-            return Decision("Unknown", Standing.WORKING, "Moving", "the VM is being moved to another host")
+            return _moving(world)
+
+
+def _sides(world: VmWorld) -> set[HostUUID | None]:
+    """Hosts that may both show it while it is on its way from one to the other."""
+    placement = world.placement
+    moving = placement is not None and placement.phase is Phase.MOVING
+    return {placement.host_uuid, placement.target_uuid} if placement is not None and moving else set()
+
+
+def _moving(world: VmWorld) -> Decision:
+    """The migration controller has it: nothing is done here until it says where the guest is."""
+    placement = world.placement
+    assert placement is not None
+    way = f"from {placement.node} to {placement.target}"
+    domains = [side.domain for side in (world.target, world.placed) if side is not None and side.domain is not None]
+    states = [domain.state for domain in domains if domain.state.runs]
+    if DomainState.RUNNING in states:
+        return Decision("Running", Standing.READY, "Moving", f"it is being moved {way}")
+    if states:
+        return Decision(_SHOWN[states[0]], Standing.WORKING, "Moving", f"it is being moved {way}", requeue_s=WATCH_S)
+    why = "; ".join(side.why for side in (world.placed, world.target) if side is not None and side.why)
+    message = f"it was being moved {way}, and neither shows it running{': ' if why else ''}{why}"
+    return Decision("Unknown", Standing.UNKNOWN if why else Standing.WORKING, "Moving", message, requeue_s=WATCH_S)
 
 
 # ---------------------------------------------------------------- who owns it
@@ -227,10 +250,11 @@ def _not_running(world: VmWorld, placed: PlacedHost, domain: DomainSeen | None) 
 def _ending(world: VmWorld, domain: DomainSeen | None) -> Ending:
     """Did it run under the placement's epoch and end, or was it never started under it?"""
     assert world.placement is not None
-    ran = world.run.epoch == world.placement.epoch and world.run.state not in ("Stopped", "Starting")
+    started = world.placement.started_epoch
+    ran = world.run.epoch == started and world.run.state not in ("Stopped", "Starting")
     if domain is None:
         return Ending.UNKNOWN if ran else Ending.NONE
-    if domain.epoch != world.placement.epoch and not ran:
+    if domain.epoch != started and not ran:
         return Ending.NONE  # what ended is an earlier run (a run that was reported ends, whatever was defined since)
     ending = ending_of(domain)
     return ending if ending is not Ending.UNKNOWN or ran else Ending.NONE
@@ -249,12 +273,13 @@ def _start(world: VmWorld, placed: PlacedHost, *, automatic: bool) -> Decision:
 
 def _running(world: VmWorld, placed: PlacedHost, domain: DomainSeen) -> Decision:
     assert world.placement is not None
-    if domain.epoch is not None and world.placement.epoch is not None and domain.epoch < world.placement.epoch:
+    started = world.placement.started_epoch
+    if domain.epoch is not None and started is not None and domain.epoch < started:
         return Decision(
             "Unknown",
             Standing.STALLED,
             Reason.SPLIT_BRAIN.value,
-            f"{placed.node} runs it under epoch {domain.epoch}, the placement is at {world.placement.epoch}: a start "
+            f"{placed.node} runs it under epoch {domain.epoch}, the placement is at {started}: a start "
             "by hand, or an older one that nothing accounts for. Stop it with virsh if it is the wrong one",
         )
     if world.wish.restart_of is not None and domain.epoch == world.wish.restart_of:
@@ -362,9 +387,23 @@ def _delete(world: VmWorld) -> Decision:
     return _delete_placed(world, say)
 
 
+def _delete_moving(world: VmWorld, say: Decision) -> Decision:
+    """The migration controller calls the move off and settles it; a side that stays away gets a tombstone, both do."""
+    assert world.placement is not None
+    sides = [side for side in (world.placed, world.target) if side is not None]
+    away = [side for side in sides if side.view is None and side.away and not side.off]
+    if not away:
+        message = "its move is called off first"
+        return replace(say, state="Unknown", reason="Moving", message=message, requeue_s=WATCH_S)
+    tombstones = tombstones_of(world.identity, world.uid, world.placement)
+    return replace(say, state="Unknown", actions=(LeaveTombstones(tombstones), SweepState(), RemoveFinalizer()))
+
+
 def _delete_placed(world: VmWorld, say: Decision) -> Decision:
     placed = world.placed
     assert world.placement is not None
+    if world.placement.phase is Phase.MOVING:
+        return _delete_moving(world, say)
     if placed is not None and placed.view is not None:
         domain = placed.domain
         if domain is not None and domain.state.runs:

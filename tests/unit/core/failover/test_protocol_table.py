@@ -52,6 +52,12 @@ FORGOTTEN = Memory("later", frozenset({"w"}), NOW)
 DEPOSED = replace(view(N1), gate_held=False)
 
 
+def _left_by(request: Any) -> tuple[Tombstone, ...]:
+    """Evidence has released it, and its host shows the domain again."""
+    found = request.view.sighting
+    return (Tombstone(request.view.node, "ns", "vm", "old-uid", found.epoch, released=True),)
+
+
 def _know(request: Any, **changes: Any) -> Any:
     return replace(request, knowledge=replace(request.knowledge, **changes))
 
@@ -80,6 +86,9 @@ CASES: list[tuple[str, str, Any, Reason, str]] = [
     *[(row, "tombstone", lambda _p, r: _know(r, tombstones=TOMB), Reason.PREVIOUS_INCARNATION, "no_tombstone")
       for row in ("register", "bind running", "displace committed", "commit assigned", "commit again")],
     ("assign", "tombstone", lambda _p, r: replace(r, tombstones=TOMB), Reason.PREVIOUS_INCARNATION, "no_tombstone"),
+    *[(row, "left by a deleted VM", lambda _p, r: _know(r, tombstones=_left_by(r)), Reason.PREVIOUS_INCARNATION,
+       "found_no_predecessor")
+      for row in ("bind running", "displace committed")],
     ("register", "orphan", lambda _p, r: _know(r, orphans=(N3,)), Reason.ORPHAN_KNOWN, "no_orphan"),
     ("register", "found", lambda _p, r: _know(r, sightings=(FOUND.sighting,)), Reason.FOUND_ON_HOST, "no_sighting"),
     ("register", "last seen", lambda _p, r: _know(r, last_seen=(FOUND.sighting,)), Reason.FOUND_ON_HOST,
@@ -423,3 +432,14 @@ def test_deposed_view_is_what_it_says() -> None:
     assert isinstance(refusal, Refusal)
     assert "gate" in refusal.sentence
     assert (MIG.term, N1) == (TERM, DEPOSED.node)
+
+
+@pytest.mark.parametrize("row", ["register", "commit assigned", "commit again", "bind running", "displace committed"])
+def test_a_tombstone_that_evidence_released_keeps_nobody_waiting(row: str) -> None:
+    """On another host than the one that is looked at, or under a lower epoch than the domain found there."""
+    current, request = LAWFUL[row]
+    released = replace(TOMB[0], released=True)
+    assert isinstance(transition(current, _know(request, tombstones=(released,))), Placement)
+    if row.startswith(("bind", "displace")):
+        older = replace(released, node=request.view.node, epoch=Epoch(0, 1))
+        assert isinstance(transition(current, _know(request, tombstones=(older,))), Placement)

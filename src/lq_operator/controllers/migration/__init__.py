@@ -1,0 +1,1 @@
+"""Live moves: VirtualMachineMigration, and every VM whose placement is Moving."""
