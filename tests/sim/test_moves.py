@@ -304,8 +304,9 @@ async def test_the_api_server_goes_back_during_a_move(when: str) -> None:
     await world.close()
 
 
-async def test_the_api_server_is_wiped_during_a_move() -> None:
-    world, operator = await running_world()
+@pytest.mark.parametrize("access", ["Shared", "Local"])
+async def test_the_api_server_is_wiped_during_a_move(access: str) -> None:
+    world, operator = await running_world(access=access)
     away = other(world)
     world.datacenter.moves.seconds = 10.0
     world.move(targetNode=away)
@@ -319,7 +320,12 @@ async def test_the_api_server_is_wiped_during_a_move() -> None:
     await world.until(world.running, "bound as found", limit_s=400)
     await world.run(90)
     assert world.judge.starts_of("vm") == 1
-    assert len(world.runs_on()) == 1
+    assert world.runs_on() == [away]
+    machine = world.datacenter.machines[away]
+    assert world.api.raw_list(Volume)[0]["status"]["node"] == ("" if access == "Shared" else away)
+    for disk in next(iter(machine.domains.values())).live.disks:  # type: ignore[union-attr]
+        assert machine.file(disk.path) is not None, "what it runs from was swept"
+        assert machine.file(f"{disk.path}.ready") is not None
     await world.close()
 
 

@@ -1,6 +1,6 @@
 """The numbered traces of the ownership protocol, with the real controllers: each once started a guest twice.
 
-Trace 5 (a live migration that completes late) needs a migration controller; it is searched and scripted in tests/model.
+Trace 5 (a live migration that completes late) is in test_moves.
 The judge of the world raises as soon as anything runs twice, below a released epoch, or under an epoch that went back.
 """
 

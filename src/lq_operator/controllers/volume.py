@@ -24,9 +24,9 @@ from lq_operator.controllers.runtime.status import report_status
 from lq_operator.controllers.runtime.tombstones import doomed_files, leave_tombstone
 from lq_operator.convert.power import should_run
 from lq_operator.core.lifecycle.world import Lack
-from lq_operator.core.model import NodeName, Phase, VolumePlan
+from lq_operator.core.model import Identity, NodeName, Phase, VolumePlan
 from lq_operator.core.result import Conflict, NotFound, Rejected, Transient
-from lq_operator.core.storage.names import existing_file, ready_mark, volume_file
+from lq_operator.core.storage.names import existing_file, moving_mark, ready_mark, volume_file
 from lq_operator.core.units import parse_bytes
 from lq_operator.ports import Clock, Events, Resources, Store
 
@@ -157,7 +157,8 @@ class VolumeController:
         names = {seen.name: seen for seen in await entry.host.list_volumes(host_pool, refresh=True)}
         namespace, name = volume.metadata.namespace or "", volume.metadata.name
         try:
-            file = existing_file(namespace, name, names, doomed_files(self.store, pool.metadata.name))
+            doomed = doomed_files(self.store, pool.metadata.name)
+            file = existing_file(namespace, name, names, doomed, runs_here=self._runs_on(entry, volume))
         except ValueError as error:
             return await self._lack(volume, Lack("Ambiguous", str(error), stalled=True))
         size = parse_bytes(volume.spec.size)
@@ -178,6 +179,9 @@ class VolumeController:
             await entry.host.create_volume(host_pool, VolumePlan(ready_mark(file), 0, format="raw"))
         else:
             seen = names[file]
+            if ready_mark(file) not in names:  # the API server forgot a move: the guest runs from what was brought here
+                await entry.host.create_volume(host_pool, VolumePlan(ready_mark(file), 0, format="raw"))
+                await entry.host.delete_volume(host_pool, moving_mark(file))
             self.events.emit(volume, "Adopted", f"took up the existing file {file} of pool {pool.metadata.name}")
         status = {
             "phase": "Ready",
@@ -190,6 +194,14 @@ class VolumeController:
         }
         await self._write(volume, Progress.READY, "Ready", "", status)
         return None
+
+    def _runs_on(self, entry: OwnedHost, volume: Volume) -> bool:
+        user = self.attachments.user(volume.metadata.namespace or "", volume.metadata.name)
+        if user is None:
+            return False
+        identity = Identity(self.book.installation, user.metadata.namespace or "", user.metadata.name)
+        sighting = self.book.sighting(entry, identity)
+        return sighting is not None and sighting.runs
 
     def _format(self, volume: Volume, pool: StoragePool) -> str:
         return volume.spec.format or pool.spec.default_format

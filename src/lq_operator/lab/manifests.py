@@ -66,6 +66,9 @@ def node(lab: Lab, name: str) -> Manifest:
     }
     if uri.startswith("qemu+tls"):
         spec["credentialsSecretRef"] = {"name": "lab-hosts"}
+    # What the host itself adds when it calls another one: where its own credentials lie.
+    if parameters := lab.host(name).peer_uri(lab.host(name)).partition("?")[2]:
+        spec["migration"] = {"parameters": parameters}
     return _object("HypervisorNode", name, spec)
 
 

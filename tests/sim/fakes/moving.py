@@ -113,6 +113,8 @@ class Moves:
         return None
 
     def progress(self, source: str, domain_name: str) -> MoveProgress | None:
+        if domain_name not in self._datacenter.machines[source].domains:
+            raise NotFound(f"there is no domain {domain_name} on {source}")
         move = self.of(source, domain_name)
         if move is None:
             return None

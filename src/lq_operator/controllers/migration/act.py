@@ -160,7 +160,7 @@ class Actor:
         assert world.source is not None
         try:
             await self._entry(world.source.node).host.cancel_move(identity.domain_name)
-        except (Conflict, Rejected) as error:
+        except (Conflict, Rejected, NotFound) as error:
             log.info("the move cannot be called off any more", vm=key, reason=str(error)[:300])
         self.moves.of(key).asked = True
 

@@ -113,7 +113,12 @@ class MigrationController:
         """Asked of the source; None where it is silent too, which settles nothing."""
         placement = placement_of(vm) if vm is not None else None
         entry = self.observer.observer.host(placement)
-        return await entry.host.move_progress(identity.domain_name) if entry is not None else None
+        if entry is None:
+            return None
+        try:
+            return await entry.host.move_progress(identity.domain_name)
+        except NotFound:
+            return None
 
     async def _rest(self, move: VirtualMachineMigration | None) -> float:
         """Delete it when its time is over."""

@@ -25,7 +25,7 @@ from lq_operator.controllers.runtime.statefiles import STATE_POOL, files_of, nvr
 from lq_operator.controllers.runtime.tombstones import leave_tombstone
 from lq_operator.core.model import Epoch, Identity, NodeName, VolumePlan
 from lq_operator.core.result import Conflict, NotFound, Transient
-from lq_operator.core.storage.names import ready_mark
+from lq_operator.core.storage.names import moving_mark, ready_mark
 from lq_operator.ports import Resources, Store
 from lq_operator.telemetry.logging import get_logger
 
@@ -57,6 +57,8 @@ class Disks:
             if disk.shared:
                 continue
             seen = checked.sources[disk.pool, disk.file]
+            with contextlib.suppress(Conflict):
+                await target.host.create_volume(disk.pool, VolumePlan(moving_mark(disk.file), 0, format="raw"))
             # Without its mark: an earlier attempt's, which no guest has ever run from (preflight refuses marked ones).
             await target.host.delete_volume(disk.pool, disk.file)
             await target.host.create_volume(disk.pool, VolumePlan(disk.file, seen.capacity_bytes, disk.format))
@@ -128,6 +130,7 @@ class Disks:
                 names = {seen.name for seen in await entry.host.list_volumes(pool, refresh=True)}
                 if ready_mark(file) not in names:
                     await entry.host.delete_volume(pool, file)
+                    await entry.host.delete_volume(pool, moving_mark(file))
         await self._drop_state(vm, identity, entry)
 
     async def _drop_state(self, vm: VirtualMachine, identity: Identity, entry: OwnedHost) -> None:
@@ -164,9 +167,10 @@ class Disks:
 
 async def _mark(entry: OwnedHost, volume: Volume) -> None:
     """Its bytes are complete: the guest has run from it."""
-    plan = VolumePlan(ready_mark(volume.status.chain[0].file), 0, format="raw")
+    pool, file = host_pool_name(volume.status.pool), volume.status.chain[0].file
     with contextlib.suppress(Conflict):
-        await entry.host.create_volume(host_pool_name(volume.status.pool), plan)
+        await entry.host.create_volume(pool, VolumePlan(ready_mark(file), 0, format="raw"))
+    await entry.host.delete_volume(pool, moving_mark(file))
 
 
 async def _copy(source: OwnedHost, target: OwnedHost, name: str) -> None:

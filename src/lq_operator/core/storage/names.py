@@ -8,6 +8,10 @@ READY_SUFFIX = ".ready"
 """An empty file beside a volume file that says: its bytes are complete. A copy that died half-way has none."""
 
 
+MOVING_SUFFIX = ".moving"
+"""Beside a file that a live move fills on its target: complete only if the guest runs here, which the guest itself shows."""
+
+
 def volume_file(namespace: str, name: str, uid: str, format_: str) -> str:
     """File of a Volume: identity and incarnation. '_' is in no Kubernetes name, so the parts cannot run together."""
     return f"vol_{namespace}_{name}_{uid[:8]}.{format_}"
@@ -18,18 +22,28 @@ def ready_mark(file: str) -> str:
     return f"{file}{READY_SUFFIX}"
 
 
-def existing_file(namespace: str, name: str, names: Iterable[str], doomed: Set[str]) -> str | None:
+def moving_mark(file: str) -> str:
+    """Name of the mark of a file that a live move fills."""
+    return f"{file}{MOVING_SUFFIX}"
+
+
+def existing_file(
+    namespace: str, name: str, names: Iterable[str], doomed: Set[str], *, runs_here: bool = False
+) -> str | None:
     """The complete file of an earlier incarnation of this Volume: taken up again, so that a lost API server loses
-    no data. Files that a tombstone names are doomed and not taken. None where there is none; ValueError for several."""
+    no data. Files that a tombstone names are doomed and not taken. None where there is none; ValueError for several.
+
+    `runs_here`: the guest runs on this host, so what a move brought here is what it runs from.
+    """
     stem = f"vol_{namespace}_{name}_"
     there = set(names)
     found = sorted(
         file
         for file in there
         if file.startswith(stem)
-        and not file.endswith(READY_SUFFIX)
+        and not file.endswith((READY_SUFFIX, MOVING_SUFFIX))
         and "_" not in file[len(stem) :]
-        and ready_mark(file) in there
+        and (ready_mark(file) in there or (runs_here and moving_mark(file) in there))
         and file not in doomed
     )
     if len(found) > 1:
@@ -45,7 +59,9 @@ def unfinished_files(names: Set[str], uids: Mapping[tuple[str | None, str], str]
         prefix, _, rest = file.partition("_")
         namespace, _, rest = rest.partition("_")
         name, _, tail = rest.partition("_")
-        if prefix != "vol" or not tail or "_" in tail or file.endswith(READY_SUFFIX) or ready_mark(file) in names:
+        if prefix != "vol" or not tail or "_" in tail or file.endswith((READY_SUFFIX, MOVING_SUFFIX)):
+            continue
+        if ready_mark(file) in names or moving_mark(file) in names:
             continue
         if uids.get((namespace, name), "")[:8] != tail.partition(".")[0]:
             found.append(file)
