@@ -167,6 +167,7 @@ def expected(process: str) -> set[Right]:
             )
             | rights(("create", "delete"), "addressclaims volumes")
             | rights(("delete",), "virtualmachinemigrations virtualmachineoperations")
+            | rights(("create",), "virtualmachinemigrations")
             | rights(("update",), "virtualmachines/finalizers")
         )
     if process == "importer":

@@ -41,6 +41,11 @@ class Snapshot:
     def list(self, kind: type[K]) -> Sequence[K]:
         return list(self.objects[kind].values())
 
+    def broken(self, kind: type[Resource]) -> Sequence[object]:
+        """None: what cannot be parsed ended the reading."""
+        del kind
+        return ()
+
     def synced(self, *kinds: type[Resource]) -> bool:
         return all(kind in self.objects for kind in kinds)
 

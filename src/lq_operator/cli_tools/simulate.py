@@ -68,7 +68,8 @@ def _add_hosts(live: Live, fleet: Fleet, arguments: argparse.Namespace) -> Outco
     if arguments.count < 1:
         raise Rejected("--count must be at least 1")
     names = [f"simulated-{number}" for number in range(arguments.count)]
-    new = [replace(facts, name=name, ready=True, not_ready_reason="", cordoned=False, load=None) for name in names]
+    like = replace(facts, ready=True, not_ready_reason="", cordoned=False, maintenance=False, load=None)
+    new = [replace(like, name=name) for name in names]
     return add_hosts(fleet.engine, new, _waiting(live, fleet))
 
 

@@ -19,6 +19,9 @@ from lq_operator.api.volume import Volume
 from lq_operator.controllers.attestation import AttestationController
 from lq_operator.controllers.cluster import ClusterController
 from lq_operator.controllers.guest import GuestController
+from lq_operator.controllers.maintenance.controller import MaintenanceController
+from lq_operator.controllers.maintenance.observe import DrainObserver
+from lq_operator.controllers.maintenance.report import MaintenanceReporter
 from lq_operator.controllers.migration.moveset import MoveSet
 from lq_operator.controllers.network import NetworkController
 from lq_operator.controllers.node.controller import NodeController
@@ -194,6 +197,12 @@ class HostSet:
         operation = OperationController(w.store, w.resources, w.clock)
         cluster = ClusterController(w.store, w.resources, book, self.inventory, w.events, w.clock, self.api_went_back)
         guest = GuestController(w.store, book, self.guests, w.clock, self._wake_vm)
+        maintenance = MaintenanceController(
+            w.store,
+            w.resources,
+            DrainObserver(w.store, book, w.clock),
+            MaintenanceReporter(w.store, w.resources, w.events, w.clock),
+        )
 
         def make(
             name: str,
@@ -221,6 +230,7 @@ class HostSet:
 
         return {
             "node": make("node", self.node.reconcile, HypervisorNode, max(workers, 32), "node"),
+            "maintenance": make("maintenance", maintenance.reconcile, HypervisorNode, 4, "node"),
             "vm": make("vm", self.vm.reconcile, VirtualMachine, workers, "vm"),
             "volume": make("volume", volume.reconcile, Volume, workers),
             "guest": make("guest", guest.reconcile, VirtualMachine, 32, "vm"),

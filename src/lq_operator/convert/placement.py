@@ -69,6 +69,7 @@ def host_facts(
         ready=ready,
         not_ready_reason=why,
         cordoned=node.spec.unschedulable,
+        maintenance=node.spec.maintenance,
         pools=pools,
         networks=networks,
         cpu_models=frozenset(status.usable_cpu_models),

@@ -143,6 +143,13 @@ WATCH_RESTARTS = Counter("lq_watch_restarts", "Restarts of the watching part.", 
 EVENTS_POSTED = Counter("lq_events_posted", "Kubernetes Events written, by type.", ("type",), registry=REGISTRY)
 BUILD_INFO = Gauge("lq_build_info", "Always 1; the labels say what runs.", ("version", "component"), registry=REGISTRY)
 
+MAINTENANCE_VMS = Gauge(
+    "lq_maintenance_vms",
+    "VMs on a host in maintenance, by what becomes of them (remaining: all of them, moving, blocked). 0 remaining: empty.",
+    ("node", "fate"),
+    registry=REGISTRY,
+)
+
 _PER_NODE = (HOST_CONNECTED, HOST_QUEUE_DEPTH, SPLIT_BRAIN, ORPHANS)
 
 
@@ -152,6 +159,16 @@ def forget_node(node: str) -> None:
         # remove() of a series that was never set raises KeyError: nothing to forget.
         try:
             gauge.remove(node)
+        except KeyError:
+            continue
+    forget_maintenance(node)
+
+
+def forget_maintenance(node: str) -> None:
+    """The host is in service, or gone."""
+    for fate in ("remaining", "moving", "blocked"):
+        try:
+            MAINTENANCE_VMS.remove(node, fate)
         except KeyError:
             continue
 

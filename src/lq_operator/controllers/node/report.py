@@ -12,6 +12,7 @@ from lq_operator.controllers.runtime.conditions import (
     Progress,
     condition_status,
     dump_conditions,
+    only,
     set_condition,
     set_progress,
 )
@@ -25,10 +26,13 @@ from lq_operator.core.units import parse_mib
 from lq_operator.ports import Clock, Events, Resources, Store
 from lq_operator.telemetry import metrics
 
+MY_CONDITIONS = ("Ready", "Reconciling", "Stalled", "Claimed", "Member")
+"""InMaintenance is the maintenance controller's."""
+
 
 @dataclass(slots=True)
 class NodeReporter:
-    """Writes HypervisorNode.status (all but tombstones)."""
+    """Writes HypervisorNode.status (all but tombstones and maintenance)."""
 
     store: Store
     resources: Resources
@@ -58,9 +62,11 @@ class NodeReporter:
             if not any((o.namespace, o.name) == (orphan.namespace, orphan.name) for o in node.status.orphans):
                 message = f"domain of {orphan.namespace}/{orphan.name} has no VirtualMachine; it is kept"
                 self.events.emit(node, "OrphanDomain", message, warning=True)
-        reason, message = (
-            ("Cordoned", "spec.unschedulable: no new VMs") if node.spec.unschedulable else ("Connected", "")
-        )
+        reason, message = "Connected", ""
+        if node.spec.maintenance:
+            reason, message = "Maintenance", "spec.maintenance: no new VMs, those here are moved away"
+        elif node.spec.unschedulable:
+            reason, message = "Cordoned", "spec.unschedulable: no new VMs"
         await self._write(node, status, Progress.READY, reason, message, claimed=True, member=self._member(node, entry))
 
     async def silent(self, node: HypervisorNode, why: str) -> None:
@@ -97,7 +103,7 @@ class NodeReporter:
 
     def _kept(self, node: HypervisorNode) -> dict[str, Any]:
         """Every field we own, as it was: what is not known anew is not forgotten."""
-        kept = node.status.model_dump(by_alias=True, mode="json", exclude={"tombstones", "conditions"})
+        kept = node.status.model_dump(by_alias=True, mode="json", exclude={"tombstones", "maintenance", "conditions"})
         return {**kept, "observedGeneration": node.metadata.generation}
 
     def _overcommit(self, node: HypervisorNode) -> Overcommit:
@@ -154,7 +160,7 @@ class NodeReporter:
                 generation=generation,
                 now=now,
             )
-        status["conditions"] = dump_conditions(conditions)
+        status["conditions"] = dump_conditions(only(conditions, MY_CONDITIONS))
         await report_status(self.resources, node, status, MANAGER)
 
 

@@ -23,6 +23,8 @@ from lq_operator.ports import Clock, Resources, Store
 
 VM_LABEL = "limiquantix.io/vm"
 """On every object that a VM brought into being: the name of that VM."""
+MAINTENANCE_LABEL = "limiquantix.io/maintenance"
+"""On every move made for the maintenance of a host: the name of its HypervisorNode."""
 NAMESPACE_TTL_S = 30.0
 """Labels of a namespace are read again after this long: opening a namespace may take that long to be seen."""
 

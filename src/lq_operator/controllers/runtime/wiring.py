@@ -22,7 +22,7 @@ from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.runtime.attachments import attached_volumes
 from lq_operator.controllers.runtime.placements import placed_on
-from lq_operator.controllers.runtime.refs import disk_volumes
+from lq_operator.controllers.runtime.refs import MAINTENANCE_LABEL, disk_volumes
 from lq_operator.core.model import DomainEvent, Identity, NodeName
 from lq_operator.ports import Store
 
@@ -31,7 +31,7 @@ Enqueue = Callable[[str], None]
 
 @dataclass(slots=True)
 class Routes:
-    """`queues`: name -> enqueue for vm, guest, volume, node, pool, network, cluster, attestation, domain."""
+    """`queues`: name -> enqueue for vm, guest, volume, node, maintenance, pool, network, cluster, attestation, domain."""
 
     store: Store
     queues: Mapping[str, Enqueue]
@@ -48,6 +48,7 @@ class Routes:
             self._operation(key)
         elif kind is VirtualMachineMigration:
             self._migration(key)
+            self._drain(key)
         elif kind is Volume:
             self._volume_users(key)
         elif kind is Image:
@@ -80,6 +81,7 @@ class Routes:
         self._all(Volume, "volume", lambda volume: volume.status.phase != "Ready" or volume.deleting)
         self._all(VirtualMachine, "vm", _unsettled)
         self._moves()
+        self._all(HypervisorNode, "maintenance", _in_maintenance)
         for vm in placed_on(self.store, node):
             self.queues["vm"](vm.key)
 
@@ -104,6 +106,19 @@ class Routes:
             return
         for volume in {*disk_volumes(vm).values(), *attached_volumes(vm)}:
             self.queues["volume"](f"{namespace}/{volume}")
+        placement = vm.status.placement
+        for node in {placement.node, placement.target} - {""} if placement is not None else ():
+            if (found := self.store.get(HypervisorNode, None, node)) is not None and found.spec.maintenance:
+                self.queues["maintenance"](node)
+
+    def _drain(self, key: str) -> None:
+        """A move changed or is gone: the host that is emptied by it may send the next."""
+        namespace, _, name = key.partition("/")
+        move = self.store.get(VirtualMachineMigration, namespace, name)
+        if move is None:
+            self._all(HypervisorNode, "maintenance", _in_maintenance)
+        elif node := move.metadata.labels.get(MAINTENANCE_LABEL):
+            self.queues["maintenance"](node)
 
     def _migration(self, key: str) -> None:
         namespace, _, name = key.partition("/")
@@ -143,6 +158,9 @@ class Routes:
 
     def _node(self, kind: type[Resource], key: str) -> None:
         node = key
+        if kind is HypervisorNode:
+            self.queues["maintenance"](key)
+            self._all(HypervisorNode, "maintenance", _in_maintenance)  # another host's labels decide who may leave
         if kind is HostAttestation:
             found = self.store.get(HostAttestation, None, key)
             if found is None:
@@ -174,6 +192,10 @@ _OWN_QUEUE: dict[type[Resource], str] = {
     HypervisorCluster: "cluster",
     HostAttestation: "attestation",
 }
+
+
+def _in_maintenance(node: HypervisorNode) -> bool:
+    return node.spec.maintenance
 
 
 def _unsettled(obj: VirtualMachine | Volume) -> bool:

@@ -144,10 +144,15 @@ class Observer:
             return None
         uuid = placement.host_uuid if node == placement.node else placement.target_uuid
         entry = self.book.owned(node)
+        found = self.store.get(HypervisorNode, None, node)
         if entry is not None and entry.uuid == uuid:
             domain = entry.domains.get(identity.domain_name)
-            return PlacedHost(node, self.book.view(entry, identity), domain if domain and domain.identity else None)
-        found = self.store.get(HypervisorNode, None, node)
+            return PlacedHost(
+                node,
+                self.book.view(entry, identity),
+                domain if domain and domain.identity else None,
+                maintenance=found is not None and found.spec.maintenance,
+            )
         why = self.book.fleet.why_down(node) or f"{node} has not been taken over yet"
         if entry is not None:
             why = f"behind {node} is another host now ({entry.uuid}, not {uuid})"

@@ -141,7 +141,10 @@ class Admission:
         return [
             row
             for row in state.rows.values()
-            if (entry := state.row[row]) is not None and entry.facts.ready and not entry.facts.cordoned
+            if (entry := state.row[row]) is not None
+            and entry.facts.ready
+            and not entry.facts.cordoned
+            and not entry.facts.maintenance
         ]
 
     def _take_snapshot(self) -> None:

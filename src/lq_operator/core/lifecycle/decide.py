@@ -184,6 +184,9 @@ def _assigned(world: VmWorld) -> Decision:
     if placed is None or placed.view is None:
         why = placed.why if placed else "its node object is gone"
         return Decision("Stopped", Standing.WORKING, "HostNotReady", f"{why}; the scheduler may choose another host")
+    if placed.maintenance:
+        message = f"{placed.node} is in maintenance; the scheduler chooses another host"
+        return Decision("Stopped", Standing.WORKING, "HostInMaintenance", message)
     return _commit(world, placed, Decision("Starting", Standing.WORKING, "Starting"))
 
 
@@ -235,7 +238,7 @@ def _not_running(world: VmWorld, placed: PlacedHost, domain: DomainSeen | None) 
         return _depart(world, placed, domain, "Suspended" if world.run.suspended else "Stopped")
     ending = _ending(world, domain)
     if ending is Ending.NONE or world.wish.restart_of is not None:
-        return _start(world, placed, automatic=False)
+        return _leave(world, placed, domain) or _start(world, placed, automatic=False)
     verdict = after_end(world.wish.policy, ending, world.run.restarts)
     state = "Crashed" if ending is Ending.FAILED else "Stopped"
     if not verdict.again:
@@ -244,7 +247,15 @@ def _not_running(world: VmWorld, placed: PlacedHost, domain: DomainSeen | None) 
     if left_s > 0:
         message = f"{verdict.why}: started again in {left_s:.0f} s (attempt {world.run.restarts + 1})"
         return Decision(state, Standing.WORKING, "RestartBackOff", message, requeue_s=left_s, restart_in_s=left_s)
-    return _start(world, placed, automatic=True)
+    return _leave(world, placed, domain) or _start(world, placed, automatic=True)
+
+
+def _leave(world: VmWorld, placed: PlacedHost, domain: DomainSeen | None) -> Decision | None:
+    """What would be started on a host in maintenance is released instead: the scheduler chooses another host."""
+    if not placed.maintenance:
+        return None
+    say = _depart(world, placed, domain, "Stopped")
+    return replace(say, reason="HostInMaintenance") if say.actions else say
 
 
 def _ending(world: VmWorld, domain: DomainSeen | None) -> Ending:

@@ -16,6 +16,7 @@ class PlacedHost:
     """The host that a placement names. `view` and `domain` are None while it is silent or not ours.
 
     `away`: it has been silent long enough to be Ready=Unknown. `off`: valid proofs that the boot in question is over.
+    `maintenance`: nothing is started there any more.
     """
 
     node: NodeName
@@ -24,6 +25,7 @@ class PlacedHost:
     away: bool = False
     why: str = ""
     off: tuple[Proof, ...] = ()
+    maintenance: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ def _always(_: Question) -> bool:
 FILTERS: tuple[Filter, ...] = (
     Filter("ready", Depends.FACTS, _always, facts.fails_ready, facts.says_ready),
     Filter("cordon", Depends.FACTS, _always, facts.fails_cordon, facts.says_cordon),
+    Filter("maintenance", Depends.FACTS, _always, facts.fails_maintenance, facts.says_maintenance),
     Filter("taints", Depends.FACTS, _always, facts.fails_taints, facts.says_taints),
     Filter("node-selector", Depends.FACTS, lambda q: bool(q.shape.node_selector), facts.fails_node_selector, facts.says_node_selector),
     Filter("node-affinity", Depends.FACTS, lambda q: bool(q.shape.node_affinity), facts.fails_node_affinity, facts.says_node_affinity),

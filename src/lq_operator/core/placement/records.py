@@ -16,7 +16,17 @@ from lq_operator.core.placement.types import HostFacts, Shape
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-PLACEMENT_FACTS = ("ready", "not_ready_reason", "cordoned", "labels", "taints", "networks", "cpu_models", "images")
+PLACEMENT_FACTS = (
+    "ready",
+    "not_ready_reason",
+    "cordoned",
+    "maintenance",
+    "labels",
+    "taints",
+    "networks",
+    "cpu_models",
+    "images",
+)
 """Fields of HostFacts (and the names of its pools) that columns, and the words of FACTS filters, are made of."""
 
 _T = TypeVar("_T", bound=np.generic)

@@ -26,6 +26,14 @@ def says_cordon(_: ClusterState, __: Question, ___: int) -> str:
     return "is cordoned"
 
 
+def fails_maintenance(state: ClusterState, _: Question, rows: Rows) -> BoolArray:
+    return state.column("maintenance", lambda host: host.maintenance)[rows]
+
+
+def says_maintenance(_: ClusterState, __: Question, ___: int) -> str:
+    return "is in maintenance"
+
+
 def fails_taints(state: ClusterState, question: Question, rows: Rows) -> BoolArray:
     tolerations = question.shape.tolerations
     return state.column(("taints", tolerations), lambda host: bool(untolerated(host.taints, tolerations)))[rows]

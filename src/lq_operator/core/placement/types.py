@@ -103,6 +103,7 @@ class HostFacts:
     ready: bool = True
     not_ready_reason: str = ""
     cordoned: bool = False
+    maintenance: bool = False
     devices: Mapping[str, int] = field(default_factory=dict)
     pools: Mapping[str, PoolReach] = field(default_factory=dict)
     networks: frozenset[str] = frozenset()

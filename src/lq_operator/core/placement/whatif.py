@@ -96,12 +96,12 @@ def hosts_down(engine: PlacementEngine, names: Iterable[str]) -> Outcome:
 
 
 def maintenance(engine: PlacementEngine, names: Iterable[str]) -> Outcome:
-    """These hosts are cordoned and drained."""
+    """These hosts are drained."""
     drained = _known(engine, names)
     copy = copy_of(engine)
     before = cannot_fail(copy)
     for name in drained:
-        copy.set_host(replace(_facts(copy, name), cordoned=True))
+        copy.set_host(replace(_facts(copy, name), maintenance=True))
     return _evacuated(copy, drained, f"{', '.join(drained)} in maintenance", before)
 
 

@@ -336,3 +336,33 @@ def test_what_is_left_of_an_earlier_run_elsewhere_disturbs_no_running_guest() ->
 def test_a_vm_that_cannot_be_registered_yet_is_unknown_and_not_stopped() -> None:
     decision = decide(world(knowledge=Knowledge(MISSING)))
     assert (decision.state, decision.reason) == ("Unknown", "InventoryIncomplete")
+
+
+def in_maintenance(built: VmWorld) -> VmWorld:
+    assert built.placed is not None
+    return replace(built, placed=replace(built.placed, maintenance=True))
+
+
+def test_nothing_is_started_on_a_host_in_maintenance() -> None:
+    """A guest that ended there, or was never started, leaves first: note and undefine, then the release."""
+    for found in (None, domain(DomainState.SHUTOFF, reason="crashed")):
+        said = decide(in_maintenance(committed(found)))
+        assert [type(action) for action in said.actions] == [Depart]
+        assert said.reason == "HostInMaintenance"
+    released = decide(in_maintenance(committed(None, departed=E1)))
+    (write,) = released.actions
+    assert isinstance(write, WritePlacement)
+    assert write.new is not None
+    assert write.new.phase is Phase.RELEASED
+
+
+def test_a_host_in_maintenance_is_left_before_the_commit() -> None:
+    assigned = world(placement=placement(Phase.ASSIGNED), placed=PlacedHost(H1, view(None), None))
+    assert [type(action) for action in decide(assigned).actions] == [WritePlacement]
+    said = decide(in_maintenance(assigned))
+    assert (said.actions, said.reason) == ((), "HostInMaintenance")
+
+
+def test_a_running_guest_on_a_host_in_maintenance_is_not_touched() -> None:
+    running = committed(domain())
+    assert decide(in_maintenance(running)) == decide(running)

@@ -57,7 +57,7 @@ def cell_room(host: HostFacts, vms: Vms, shape: Shape) -> int:
     return fitting
 
 
-FACTS = ("ready", "cordon", "taints", "node-selector", "node-affinity", "cpu-model", "networks", "storage-reach",
+FACTS = ("ready", "cordon", "maintenance", "taints", "node-selector", "node-affinity", "cpu-model", "networks", "storage-reach",
          "bound-volumes")  # fmt: skip
 
 
@@ -92,6 +92,8 @@ def refusals_by_facts(shape: Shape, host: HostFacts) -> list[str]:
         bad.append("ready")
     if host.cordoned:
         bad.append("cordon")
+    if host.maintenance:
+        bad.append("maintenance")
     hard = [t for t in host.taints if t.effect != "PreferNoSchedule"]
     if any(not any(tol.tolerates(t) for tol in shape.tolerations) for t in hard):
         bad.append("taints")

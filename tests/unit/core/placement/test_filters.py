@@ -79,6 +79,7 @@ def one_refusal(name: str) -> World:
     host = {
         "ready": lambda: replace(host, ready=False),
         "cordon": lambda: replace(host, cordoned=True),
+        "maintenance": lambda: replace(host, maintenance=True),
         "taints": lambda: replace(host, taints=(Taint("t"),)),
     }.get(name, lambda: host)()
     shape = {

@@ -54,6 +54,7 @@ def hosts(draw: st.DrawFn, name: str) -> HostFacts:
         taints=draw(taints),
         ready=draw(st.sampled_from([True] * 6 + [False])),
         cordoned=draw(st.sampled_from([False] * 6 + [True])),
+        maintenance=draw(st.sampled_from([False] * 6 + [True])),
         devices=draw(st.sampled_from([{}, {"gpu": 1}, {"gpu": 2, "vf": 3}])),
         pools=draw(st.sampled_from([{}, {"p": PoolReach(3 * 2**30)}, {"p": PoolReach(2**30), "q": PoolReach(2**40)}])),
         networks=draw(st.sampled_from([frozenset(), frozenset({"n"}), frozenset({"n", "m"})])),

@@ -1,0 +1,1 @@
+"""Maintenance of hosts: emptied by moves, named what stays, back to service."""

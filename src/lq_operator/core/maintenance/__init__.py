@@ -1,0 +1,1 @@
+"""Emptying a host: pure."""
