@@ -129,7 +129,7 @@ class Host(Protocol):
         """Asked of the source: returns once the guest runs on the target and the source's is shut off (still defined).
 
         Rejected: refused, the guest runs on here. Transient: it broke off and the guest runs on here.
-        OutcomeUnknown: ask both hosts. May take hours; the caller bounds it by `cancel_move`.
+        Conflict: it does not run here, or is on its way already. OutcomeUnknown: ask both hosts. May take hours; the caller bounds it by `cancel_move`.
         """
         ...
 
@@ -138,7 +138,10 @@ class Host(Protocol):
         ...
 
     async def cancel_move(self, domain_name: str) -> None:
-        """The guest stays here. Success where no move is under way; Conflict once post-copy has begun."""
+        """The guest stays here, unless it is just changing over: what `move` and both hosts say counts.
+
+        Success where no move is under way; Conflict once post-copy has begun. Late it ends a later move: harmless.
+        """
         ...
 
     async def start_post_copy(self, domain_name: str) -> None:

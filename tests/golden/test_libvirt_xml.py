@@ -14,6 +14,7 @@ import pytest
 from lxml import etree
 
 from lq_operator.adapters.libvirt.xml.domain import domain_xml, with_gate
+from lq_operator.adapters.libvirt.xml.moving import moved_xml
 from lq_operator.adapters.libvirt.xml.network import network_xml
 from lq_operator.adapters.libvirt.xml.pool import pool_xml
 from lq_operator.adapters.libvirt.xml.volume import volume_xml
@@ -113,6 +114,25 @@ PINNED = _with(
     ),
 )
 
+LIVE = (Path(__file__).parent / "live" / "guest.xml").read_text(encoding="utf-8")
+"""What libvirt 9.0 says of a running guest (dumpxml --migratable --security-info)."""
+
+MOVED = _with(
+    identity=Identity("inst", "shop", "db-0"),
+    uid="u",
+    gate_path="/run/lq/ticket-1",
+    nvram_path="/srv/there/db.nvram",
+    disks=(
+        DiskPlan("root", "/srv/there/root", "qcow2"),
+        DiskPlan("data", "/srv/shared/data.qcow2", "qcow2", bus="scsi"),
+        DiskPlan("cd", "", "raw", bus="sata", device="cdrom"),
+    ),
+    nics=(NicPlan("eth0", "02:11:22:33:44:55", network="net-there"),),
+    seed_path="/srv/there/seed.iso",
+    console_log_path="/srv/there/console.log",
+    addresses=(("eth0", "10.0.0.5"),),
+)
+
 CASES: dict[str, tuple[str, Callable[[], str]]] = {
     # name: (schema, text)
     "domain-smallest": ("domain", lambda: domain_xml(SMALLEST)),
@@ -133,6 +153,7 @@ CASES: dict[str, tuple[str, Callable[[], str]]] = {
         "domain",
         lambda: with_gate(domain_xml(SERVER), _with(gate_path="/run/lq/gate-13-77", epoch=Epoch(13, 1))),
     ),
+    "domain-moved": ("domain", lambda: moved_xml(LIVE, MOVED)),
     "network-nat": (
         "network",
         lambda: network_xml(

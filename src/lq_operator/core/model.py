@@ -370,7 +370,7 @@ class MovePlan:
 
     domain_name: str
     peer_uri: str  # the target's libvirt, as the source reaches it, with the source's parameters
-    data_address: str  # address or name that carries memory and disks; '' = libvirt's choice
+    data_address: str  # address or name that carries memory and disks; '' = the host of peer_uri
     running: DomainPlan  # as it runs on the target: its gate_path is the ticket of this move
     kept: DomainPlan  # the definition that stays on the target: it requires the target's gate
     copied_disks: tuple[str, ...] = ()  # names of disks whose content goes along; their volumes exist on the target

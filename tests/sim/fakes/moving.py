@@ -93,7 +93,7 @@ class Moves:
         if not domain.state.runs or domain.live is None:
             raise Conflict(f"domain {plan.domain_name} does not run")
         if self.of(source, plan.domain_name) is not None:
-            raise Transient(f"domain {plan.domain_name} is on its way already")
+            raise Conflict(f"domain {plan.domain_name} is on its way already")
         target = plan.peer_uri.partition("://")[2].partition("/")[0].partition(":")[0]
         if target not in self._datacenter.machines:
             raise Transient(f"{target}: name does not resolve")

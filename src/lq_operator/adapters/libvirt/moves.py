@@ -30,6 +30,8 @@ def move(conn: Any, plan: MovePlan) -> MoveResult:
     document = dom.XMLDesc(LIVE_XML)
     if not dom.isActive():
         raise Conflict(f"domain {plan.domain_name} does not run")
+    if _move_stats(dom) is not None:
+        raise Conflict(f"domain {plan.domain_name} is on its way already")
     parameters = move_parameters(document, plan)
     flags = move_flags(document, plan)
     # A setting of the running QEMU, not of the call: it stays until the next move sets it.
@@ -72,9 +74,12 @@ def move_parameters(document: str, plan: MovePlan) -> dict[str, Any]:
         libvirt.VIR_MIGRATE_PARAM_DEST_XML: moved_xml(document, plan.running),
         libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: moved_xml(document, plan.kept),
     }
-    if plan.data_address:
-        address = f"[{plan.data_address}]" if ":" in plan.data_address else plan.data_address
-        parameters[libvirt.VIR_MIGRATE_PARAM_URI] = f"tcp://{address}"
+    peer = _peer(plan)
+    # libvirt's own choice is the target's host name, which the source often cannot resolve or takes for itself.
+    address = plan.data_address or peer.hostname
+    if address:
+        bare = address.strip("[]")
+        parameters[libvirt.VIR_MIGRATE_PARAM_URI] = f"tcp://[{bare}]" if ":" in bare else f"tcp://{bare}"
     if plan.copied_disks:
         parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(disk_targets(document, plan.copied_disks))
     if plan.bandwidth_mib_s:
@@ -83,7 +88,6 @@ def move_parameters(document: str, plan: MovePlan) -> dict[str, Any]:
             parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY] = plan.bandwidth_mib_s
     if plan.parallel_connections > 1 and not plan.post_copy:
         parameters[libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = plan.parallel_connections
-    peer = _peer(plan)
     if peer.scheme.endswith("+tls") and peer.hostname:
         # Certificates name the host as libvirt is reached, which is not always the address that carries the data.
         parameters[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = peer.hostname
@@ -108,6 +112,8 @@ def _state_word(dom: Any) -> tuple[bool, str]:
     return state.runs, word
 
 
+# Words of libvirt ("Cannot read CA certificate") and of QEMU ("Unable to access credentials"); neither has a code for it.
+_NO_CREDENTIALS = ("credentials", "certificate")
 _REFUSED = (libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_ERR_SYSTEM_ERROR)
 
 
@@ -123,6 +129,8 @@ def explain_move(problem: libvirt.libvirtError, plan: MovePlan, now: tuple[bool,
         return OutcomeUnknown(f"{message}; ask both hosts")
     if code in _REFUSED and plan.running.gate_path and plan.running.gate_path in said:
         return Rejected(f"{message}; the ticket of this move is gone from the target")
+    if any(word in said for word in _NO_CREDENTIALS):
+        return Rejected(f"{message}; the source and QEMU on both hosts need certificates that the other one trusts")
     if code == libvirt.VIR_ERR_OPERATION_FAILED:
         # One code for "exists already" and for everything that breaks off on the way.
         return (Rejected if "already exists" in said else Transient)(message)
@@ -168,8 +176,11 @@ def _move_stats(dom: Any) -> dict[str, Any] | None:
     try:
         stats: dict[str, Any] = dom.jobStats(0)
     except libvirt.libvirtError as problem:
-        if code_of(problem) == libvirt.VIR_ERR_OPERATION_INVALID and not dom.isActive():
-            return None  # it has just changed over
+        code = code_of(problem)
+        # The target of a move has no numbers; a domain that has just changed over is not active any more.
+        arrives = code == libvirt.VIR_ERR_OPERATION_UNSUPPORTED
+        if arrives or (code == libvirt.VIR_ERR_OPERATION_INVALID and not dom.isActive()):
+            return None
         raise
     none = stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE
     is_move = stats.get(libvirt.VIR_DOMAIN_JOB_OPERATION) == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT

@@ -26,12 +26,7 @@ def moved_xml(document: str, plan: DomainPlan) -> str:
     _place_disks(root, plan)
     _place_nics(root, plan)
     _place_nvram(root, plan)
-    log = root.find("devices/serial[@type='file']/source")
-    if log is not None and plan.console_log_path:
-        log.set("path", path(plan.console_log_path, "console_log_path"))
-    for entry in root.findall("devices/*/log"):
-        if plan.console_log_path:
-            entry.set("file", path(plan.console_log_path, "console_log_path"))
+    _place_console_log(root, plan)
     mark_as(root, plan)
     return dump(root)
 
@@ -97,6 +92,18 @@ def _same(found: dict[str, Element], wanted: Mapping[str, object], what: str) ->
         name = key.rpartition("/")[2]
         side = "the guest has it, the plan does not" if key in found else "the plan has it, the guest does not"
         raise Rejected(f"{what} {name}: {side}", field=f"{what}[{name}]")
+
+
+def _place_console_log(root: Element, plan: DomainPlan) -> None:
+    """The serial port's file, or the log beside its pty; libvirt says the first one again as a console."""
+    if not plan.console_log_path:
+        return
+    log = path(plan.console_log_path, "console_log_path")
+    for tag in ("serial", "console"):
+        for source in root.findall(f"devices/{tag}[@type='file']/source"):
+            source.set("path", log)
+        for entry in root.findall(f"devices/{tag}/log"):
+            entry.set("file", log)
 
 
 def _place_nvram(root: Element, plan: DomainPlan) -> None:
