@@ -11,6 +11,7 @@ BENCHES = {
     "isolation": "tests.bench.operator.isolation",
     "footprint": "tests.bench.operator.footprint",
     "binds": "tests.bench.operator.binds",
+    "moves": "tests.bench.operator.moves",
     "placement": "tests.bench.placement.run",
 }
 

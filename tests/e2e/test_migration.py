@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.datacenter import Datacenter, Object, condition, lq, phase, ready, reason, vm_manifest
-from tests.e2e.witness import Witness, own_datacenter, watched
+from tests.e2e.witness import MoveWitness, Witness, own_datacenter, watched
 
 from lq_operator.lab.host import LabHost
 
@@ -32,7 +32,7 @@ def dc() -> Iterator[Datacenter]:
 
 @pytest.fixture(autouse=True)
 def witness(dc: Datacenter) -> Iterator[Witness]:
-    with watched(dc.lab) as found:
+    with watched(dc.lab, MoveWitness) as found:
         yield found
 
 
