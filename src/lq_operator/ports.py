@@ -44,6 +44,7 @@ from lq_operator.core.result import (
 __all__ = [
     "Clock",
     "Conflict",
+    "Console",
     "Coordination",
     "Events",
     "Fenced",
@@ -54,6 +55,7 @@ __all__ = [
     "Host",
     "NotFound",
     "OutcomeUnknown",
+    "Picture",
     "Rejected",
     "Resources",
     "Store",
@@ -62,6 +64,31 @@ __all__ = [
 ]
 
 K = TypeVar("K", bound=Resource)
+
+
+class Console(Protocol):
+    """A guest's serial port, open. Bytes as they come; there is no size of a window and no echo but the guest's."""
+
+    async def read(self) -> bytes:
+        """The next bytes, b'' once it is over (the guest stopped, the connection broke, close()). What nobody reads is
+        dropped from the front beyond 1 MiB."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Returns once it is on its way. Transient: it is over, or the host takes nothing."""
+        ...
+
+    async def close(self) -> None:
+        """Idempotent; bounded, whatever the host does."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture as a host made it: 'image/png' or 'image/x-portable-pixmap'."""
+
+    content: bytes
+    mime: str
 
 
 class Host(Protocol):
@@ -178,6 +205,25 @@ class Host(Protocol):
     async def ensure_network(self, plan: NetworkPlan) -> NetworkSeen: ...
     async def remove_network(self, name: str) -> None: ...
     async def list_bridges(self) -> tuple[str, ...]: ...
+
+    # consoles
+    async def open_console(self, domain_name: str) -> Console:
+        """The first serial port. Conflict: the guest does not run, or somebody has the console open at the host.
+        Rejected: it has no serial port that can be opened."""
+        ...
+
+    async def screenshot(self, domain_name: str) -> Picture:
+        """What the first screen shows. Conflict: the guest does not run. Rejected: it has no screen."""
+        ...
+
+    async def press_keys(self, domain_name: str, keycodes: Sequence[int]) -> None:
+        """Press these keys together and let them go: Linux key codes (input-event-codes.h), at most 16."""
+        ...
+
+    async def point(self, domain_name: str, x: float, y: float, changed: Mapping[str, bool]) -> None:
+        """Move the pointer to (x, y), each 0..1 of the screen; then press (True) or let go (False) the buttons
+        'left', 'middle', 'right', 'wheel-up', 'wheel-down'. Rejected: the host does not allow it."""
+        ...
 
 
 class Fleet(Protocol):

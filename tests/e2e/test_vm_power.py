@@ -96,7 +96,7 @@ def _answers(dc: Datacenter, vm: str) -> str:
 def test_guest_without_agent_is_stopped_by_its_power_button(dc: Datacenter) -> None:
     dc.apply(vm_manifest("button", guestAgent=False, shutdown={"gracePeriodSeconds": 3000}))
     dc.wait_state("button", "Running")
-    log = dc.xml("button").find("devices/serial/source").get("path")
+    log = dc.xml("button").find("devices/serial/log").get("file")
     host = dc.host_of("button")
     assert dc.xml("button").find("devices/channel/target[@name='org.qemu.guest_agent.0']") is None
     dc.until(

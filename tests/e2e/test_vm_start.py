@@ -125,7 +125,7 @@ class TestGuests:
     def test_serial_console_is_kept(self, dc: Datacenter) -> None:
         log = f"console_{dc.namespace}_alpha.log"
         assert log in dc.files_of("alpha")
-        path = dc.xml("alpha").find("devices/serial/source").get("path")
+        path = dc.xml("alpha").find("devices/serial/log").get("file")
         assert path.endswith(log)
         assert dc.host_of("alpha").exec(["grep", "-c", "GUEST-BOOTED .*host=alpha", path]).stdout.strip() == "1"
 

@@ -6,12 +6,13 @@ A Datacenter holds the machines and what lies between them and every process; a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
 
 from tests.sim.fakes.calls import Tracer
+from tests.sim.fakes.consoles import Consoles, FakeConsole
 from tests.sim.fakes.machine import File, Machine, Started
 from tests.sim.fakes.moving import Move, Moves
 
@@ -35,7 +36,7 @@ from lq_operator.core.model import (
     VolumeSeen,
 )
 from lq_operator.core.result import OutcomeUnknown, Transient, WorldError
-from lq_operator.ports import Clock
+from lq_operator.ports import Clock, Console, Picture
 
 T = TypeVar("T")
 
@@ -67,6 +68,7 @@ class Datacenter:
     _stuck: dict[str, list[Callable[[], None]]] = field(default_factory=dict)
     _stopping: set[tuple[str, str]] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _consoles: dict[str, Consoles] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.moves = Moves(self)
@@ -193,7 +195,13 @@ class Datacenter:
 
         self.later(GUEST_STOPS_S, stop)
 
+    def consoles(self, name: str) -> Consoles:
+        """Serial ports and screens of one machine's guests."""
+        return self._consoles.setdefault(name, Consoles())
+
     def _event(self, event: DomainEvent) -> None:
+        if event.kind == "lifecycle" and event.detail.startswith("stopped"):
+            self.consoles(event.node).ended(event.domain_name)
         if self.lines[event.node] is Line.UP:
             for fleet in list(self.fleets):
                 fleet.tell(event)
@@ -315,6 +323,7 @@ class FakeHost:
         self._node = node
         self.machine = machine
         self.boot = machine.boot
+        self._consoles: list[FakeConsole] = []
         self._dead = False
         self._why = ""
         self.news = asyncio.Event()
@@ -334,6 +343,8 @@ class FakeHost:
     def die(self, why: str) -> None:
         """The connection is over for ever."""
         self._why, self._dead = why, True
+        for console in self._consoles:
+            console.end()
         self.poke()
 
     def poke(self) -> None:
@@ -460,6 +471,28 @@ class FakeHost:
     async def start_post_copy(self, domain_name: str) -> None:
         act = lambda: self._fleet.datacenter.moves.start_post_copy(self.machine.name, domain_name)  # noqa: E731
         await self._write("start_post_copy", domain_name, act)
+
+    # ------------------------------------------------------------ consoles
+
+    async def open_console(self, domain_name: str) -> Console:
+        def open_() -> FakeConsole:
+            made = self._fleet.datacenter.consoles(self.machine.name).open(self.machine, domain_name)
+            self._consoles.append(made)
+            return made
+
+        return await self._read("open_console", domain_name, open_)
+
+    async def screenshot(self, domain_name: str) -> Picture:
+        consoles = self._fleet.datacenter.consoles(self.machine.name)
+        return await self._read("screenshot", domain_name, lambda: consoles.screenshot(self.machine, domain_name))
+
+    async def press_keys(self, domain_name: str, keycodes: Sequence[int]) -> None:
+        consoles = self._fleet.datacenter.consoles(self.machine.name)
+        await self._write("press_keys", domain_name, lambda: consoles.press(self.machine, domain_name, keycodes))
+
+    async def point(self, domain_name: str, x: float, y: float, changed: Mapping[str, bool]) -> None:
+        consoles = self._fleet.datacenter.consoles(self.machine.name)
+        await self._write("point", domain_name, lambda: consoles.point(self.machine, domain_name, x, y, changed))
 
     # ------------------------------------------------------------ storage
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from lq_operator.adapters.libvirt import agent, domains, inventory, moves, networks, storage
+from lq_operator.adapters.libvirt import agent, console, domains, inventory, moves, networks, screen, storage
 from lq_operator.adapters.libvirt.calls import Call, Calls, Lane
 from lq_operator.adapters.libvirt.connection import Opened
 from lq_operator.adapters.libvirt.movelane import MoveLane
@@ -30,6 +30,7 @@ from lq_operator.core.model import (
     VolumeSeen,
 )
 from lq_operator.core.result import Transient
+from lq_operator.ports import Console, Picture
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,6 +42,7 @@ START_S = 120.0  # QEMU under TCG on a busy host: 0.66 s each for ten at once (m
 AGENT_S = 20.0  # three questions of agent.AGENT_TIMEOUT_S each, and the queue
 SAVE_S = 1800.0  # writes the guest's memory: 256 GiB at 150 MB/s
 CLONE_S = 6 * 3600.0  # copies a disk
+SCREENSHOT_S = 20.0  # moves a picture of a few megabytes
 STALL_S = 60.0  # an upload that moves nothing for so long is over
 
 
@@ -69,6 +71,7 @@ class LibvirtHost:
         self._calls = calls
         self._moving = moving
         self.closed = asyncio.Event()
+        self._one_console_opens = asyncio.Lock()
 
     @property
     def node(self) -> NodeName:
@@ -101,6 +104,26 @@ class LibvirtHost:
         self, call: Call, about: str, fn: Callable[Concatenate[object, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         return await self._calls.run(call, lambda conn: fn(conn, *args, **kwargs), about=about)
+
+    # ------------------------------------------------------------ consoles
+
+    async def open_console(self, domain_name: str) -> Console:
+        if not self.alive:
+            raise Transient(f"{self._node}: {self.why_dead}")
+        async with self._one_console_opens:
+            return await console.open_console(self._opened.wire.access, domain_name)
+
+    async def screenshot(self, domain_name: str) -> Picture:
+        call = Call("screenshot", SCREENSHOT_S, lane=Lane.LONG)
+        return await self._run(call, domain_name, screen.screenshot, domain_name)
+
+    async def press_keys(self, domain_name: str, keycodes: Sequence[int]) -> None:
+        await self._run(_write("press_keys"), domain_name, screen.press_keys, domain_name, keycodes)
+
+    async def point(self, domain_name: str, x: float, y: float, changed: Mapping[str, bool]) -> None:
+        await self._run(_write("point"), domain_name, screen.point, domain_name, x, y, changed)
+
+    # ------------------------------------------------------------ the host
 
     async def inventory(self) -> HostInventory:
         return await self._run(_read("inventory"), "", inventory.observe_inventory)

@@ -65,6 +65,19 @@ def cut_sockets(inodes: frozenset[str]) -> None:
 
 def end_ssh(directory: Path) -> None:
     """Kill the ssh children of this process that use the credentials in `directory`, and no others."""
+    end_children(ssh_children(directory))
+
+
+def end_children(pids: frozenset[int]) -> None:
+    """SIGKILL to children of ours; those that are gone are no error."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def ssh_children(directory: Path) -> frozenset[int]:
+    """The ssh children of this process that use the credentials in `directory`."""
+    found = set()
     marker = f"UserKnownHostsFile={directory}/known_hosts".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -72,4 +85,5 @@ def end_ssh(directory: Path) -> None:
         with contextlib.suppress(OSError, ValueError, IndexError):
             parent = int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
             if parent == os.getpid() and marker in (entry / "cmdline").read_bytes().split(b"\0"):
-                os.kill(int(entry.name), signal.SIGKILL)
+                found.add(int(entry.name))
+    return frozenset(found)

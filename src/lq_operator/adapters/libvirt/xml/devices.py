@@ -212,12 +212,11 @@ def _add_nic(devices: Element, nic: NicPlan, slot: str) -> None:
 
 
 def _add_console(devices: Element, plan: DomainPlan) -> None:
+    # A pty, because only that can be opened as a console; the log is written beside it, whether anybody listens or not.
+    serial = node(devices, "serial", type="pty")
     if plan.console_log_path:
-        serial = node(devices, "serial", type="file")
         # append: the target QEMU of a migration, and every start, truncates the log without it
-        node(serial, "source", path=path(plan.console_log_path, "console_log_path"), append="on")
-    else:
-        serial = node(devices, "serial", type="pty")
+        node(serial, "log", file=path(plan.console_log_path, "console_log_path"), append="on")
     node(serial, "target", port="0")
     if plan.guest_agent:
         channel = node(devices, "channel", type="unix")
