@@ -6,9 +6,10 @@ Order of every process: logs, health, API server, watches, leadership, controlle
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -20,6 +21,7 @@ from lq_operator.adapters.coordination.leadership import Leadership, hold
 from lq_operator.adapters.coordination.lease import Timing
 from lq_operator.adapters.fetch import UrlFetcher
 from lq_operator.adapters.kube.client import KubeResources
+from lq_operator.adapters.kube.doorkeeper import KubeDoorkeeper
 from lq_operator.adapters.kube.endpoint import Endpoint, discover_endpoint
 from lq_operator.adapters.kube.events import KubeEvents
 from lq_operator.adapters.kube.store import WatchStore
@@ -27,6 +29,7 @@ from lq_operator.adapters.kube.transport import KubeTransport
 from lq_operator.adapters.kube.watch import KubeWatch
 from lq_operator.adapters.libvirt.fleet import LibvirtFleet
 from lq_operator.adapters.libvirt.settings import LibvirtSettings
+from lq_operator.adapters.tls import server_context
 from lq_operator.api.base import Resource
 from lq_operator.api.cluster import HypervisorCluster
 from lq_operator.api.kinds import KINDS
@@ -37,7 +40,18 @@ from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmclass import VirtualMachineClass
 from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.api.volume import Volume
-from lq_operator.config import ImporterSettings, ProcessSettings, RunSettings, SchedulerSettings
+from lq_operator.config import (
+    GatewaySettings,
+    ImporterSettings,
+    PodSettings,
+    ProcessSettings,
+    RunSettings,
+    SchedulerSettings,
+)
+from lq_operator.controllers.gateway.access import Door
+from lq_operator.controllers.gateway.guests import Guests
+from lq_operator.controllers.gateway.screens import Screens
+from lq_operator.controllers.gateway.server import Gateway
 from lq_operator.controllers.hostset import HostSet, World
 from lq_operator.controllers.image.imageset import IMAGE_KINDS, ImageSet, Surroundings
 from lq_operator.controllers.runtime.loop import PeriodicLoop
@@ -46,7 +60,7 @@ from lq_operator.controllers.runtime.tenure import Tenure
 from lq_operator.controllers.scheduler import FailoverReport, Scheduler, debug_page
 from lq_operator.ports import Coordination, OutcomeUnknown, Transient
 from lq_operator.telemetry import metrics
-from lq_operator.telemetry.health import Health, HealthServer, beat_loop
+from lq_operator.telemetry.health import READY_GATES, Health, HealthServer, beat_loop
 from lq_operator.telemetry.logging import configure, get_logger
 
 log = get_logger(__name__)
@@ -64,6 +78,8 @@ SCHEDULER_KINDS = (
     Volume,
 )
 """What `scheduler` watches; its role reads no more (charts/lq-operator/templates/scheduler)."""
+GATEWAY_KINDS = (HypervisorNode, VirtualMachine)
+"""What `gateway` watches: where VMs run, and how their hosts are reached."""
 
 EXIT_WATCH_FAILED = 70
 """EX_SOFTWARE of sysexits.h: the watch could not be kept up; the supervisor starts us again."""
@@ -73,8 +89,9 @@ EXIT_WATCH_FAILED = 70
 class Base:
     """What every process has in hand once it is connected."""
 
-    settings: ProcessSettings
+    settings: PodSettings
     endpoint: Endpoint
+    transport: KubeTransport
     health: Health
     server: HealthServer
     resources: KubeResources
@@ -103,6 +120,33 @@ async def run_importer(settings: ImporterSettings) -> None:
 async def run_scheduler(settings: SchedulerSettings) -> None:
     """`lq-operator scheduler`."""
     await _process(settings, SCHEDULER_KINDS, _schedule)
+
+
+async def run_gateway(settings: GatewaySettings) -> None:
+    """`lq-operator gateway`: no lease, because it decides nothing and writes nothing."""
+    async with _connected(settings, GATEWAY_KINDS, gates=("caches",)) as base:
+        await _until_stopped(_serve(base, settings))
+
+
+async def _serve(base: Base, settings: GatewaySettings) -> None:
+    keepalives = max(1, round(settings.unreachable_after_s / 2) - 1)  # two seconds apart, the first is not counted
+    patience = LibvirtSettings(
+        keepalive_count=keepalives, short_connections=1, start_connections=1, long_connections=1, agent_connections=1
+    )
+    fleet = LibvirtFleet(patience, on_call=_count_host_call)
+    guests = Guests(base.store, base.resources, fleet, base.clock, settings.namespace, settings.idle_host_s)
+    gateway = Gateway(
+        Door(KubeDoorkeeper(base.transport)),
+        guests,
+        base.clock,
+        history_bytes=settings.history_kib * 1024,
+        recheck_s=settings.recheck_s,
+        screens=Screens(base.clock, frames_per_second=settings.frames_per_second, pointer=settings.pointer),
+    )
+    try:
+        await gateway.serve(settings.listen_host, settings.listen_port, server_context(settings.tls))
+    finally:
+        await fleet.close()
 
 
 async def _hosts(base: Base, tenure: Tenure) -> None:
@@ -194,17 +238,24 @@ def _follow(base: Base, callback: Callable[[type[Resource], str], None]) -> Call
 
 
 async def _process(settings: ProcessSettings, kinds: tuple[type[Resource], ...], main: Main) -> None:
+    agent = f"lq-operator-{settings.component}/{__version__} leases"
+    async with _connected(settings, kinds) as base, KubeTransport(base.endpoint, user_agent=agent) as lease_transport:
+        await _lead(base, settings, _coordination(settings, lease_transport, base.installation), main)
+
+
+@contextlib.asynccontextmanager
+async def _connected(
+    settings: PodSettings, kinds: tuple[type[Resource], ...], *, gates: tuple[str, ...] = READY_GATES
+) -> AsyncIterator[Base]:
+    """Logs, health, API server and watches of one process; all of it ends with the block."""
     configure(settings.telemetry.log_level, settings.component)
     metrics.BUILD_INFO.labels(__version__, settings.component).set(1)
-    health = Health()
+    health = Health(gates)
     server = HealthServer(health, settings.telemetry.listen_host, settings.telemetry.listen_port)
     server.start()
     endpoint = await discover_endpoint()
     agent = f"lq-operator-{settings.component}/{__version__}"
-    async with (
-        KubeTransport(endpoint, user_agent=agent, on_write=_count_write) as transport,
-        KubeTransport(endpoint, user_agent=f"{agent} leases") as lease_transport,
-    ):
+    async with KubeTransport(endpoint, user_agent=agent, on_write=_count_write) as transport:
         resources = KubeResources(transport)
         store = WatchStore(kinds, on_seen=health.watch_seen)
         resources.observe_results(store.observe)
@@ -215,8 +266,9 @@ async def _process(settings: ProcessSettings, kinds: tuple[type[Resource], ...],
             installation = settings.installation_id or await _patiently(resources.kube_system_uid)
             await watch.start()
             health.set_ready("caches", True)
-            base = Base(settings, endpoint, health, server, resources, store, events, SystemClock(), installation)
-            await _lead(base, _coordination(settings, lease_transport, installation), main)
+            yield Base(
+                settings, endpoint, transport, health, server, resources, store, events, SystemClock(), installation
+            )
         finally:
             await watch.stop()
             await events.flush()
@@ -225,7 +277,7 @@ async def _process(settings: ProcessSettings, kinds: tuple[type[Resource], ...],
             server.stop()
 
 
-async def _lead(base: Base, coordination: Coordination, main: Main) -> None:
+async def _lead(base: Base, settings: ProcessSettings, coordination: Coordination, main: Main) -> None:
     """Hold the lease around `main`; every term begins with nothing but what the API and the hosts show."""
     known = await _patiently(coordination.highest_term)
 
@@ -241,8 +293,8 @@ async def _lead(base: Base, coordination: Coordination, main: Main) -> None:
 
     # A standby is ready to take over: that is what readiness of this process means.
     base.health.set_ready("leader", True)
-    name = base.settings.coordination.lease_name
-    await _until_stopped(hold(coordination, name, under, timing=Timing(base.settings.coordination.ttl_s)))
+    name = settings.coordination.lease_name
+    await _until_stopped(hold(coordination, name, under, timing=Timing(settings.coordination.ttl_s)))
 
 
 async def _until_stopped(work: Awaitable[None]) -> None:

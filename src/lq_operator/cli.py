@@ -26,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
         ("run", "the controllers that talk to hosts: nodes, VMs, volumes, networks, pools"),
         ("importer", "streams images from URLs into pools"),
         ("scheduler", "chooses a host for every VM that should run"),
+        ("gateway", "consoles and screens of VMs for people, over one authenticated port"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--config", type=Path, required=True, help="YAML file with the process's settings")
@@ -66,13 +67,15 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 def _process(arguments: argparse.Namespace) -> int:
     # Imported late: `--version` and `crds` must not need libvirt or a cluster.
     from lq_operator import app
-    from lq_operator.config import ImporterSettings, RunSettings, SchedulerSettings, load_settings
+    from lq_operator.config import GatewaySettings, ImporterSettings, RunSettings, SchedulerSettings, load_settings
 
     match arguments.command:
         case "run":
             asyncio.run(app.run_hosts(load_settings(RunSettings, arguments.config)))
         case "scheduler":
             asyncio.run(app.run_scheduler(load_settings(SchedulerSettings, arguments.config)))
+        case "gateway":
+            asyncio.run(app.run_gateway(load_settings(GatewaySettings, arguments.config)))
         case _:
             asyncio.run(app.run_importer(load_settings(ImporterSettings, arguments.config)))
     return 0

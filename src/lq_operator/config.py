@@ -133,10 +133,10 @@ class TelemetrySettings(SettingsModel):
         return int(self.listen.rpartition(":")[2])
 
 
-class ProcessSettings(SettingsModel):
+class PodSettings(SettingsModel):
     """What every process has."""
 
-    component: Literal["run", "importer", "scheduler"]
+    component: Literal["run", "importer", "scheduler", "gateway"]
     """Which process the file is for; a file mounted into the wrong one is refused."""
 
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
@@ -149,11 +149,15 @@ class ProcessSettings(SettingsModel):
     """Under which name we write on hosts. Default '': the uid of the namespace kube-system, the customary identity
     of a cluster. A rebuilt control plane takes its hosts back with the old value."""
 
-    coordination: CoordinationSettings
-    """Leadership."""
-
     telemetry: TelemetrySettings = TelemetrySettings()
     """Logs, metrics and probes."""
+
+
+class ProcessSettings(PodSettings):
+    """What every process has that acts alone, under a lease."""
+
+    coordination: CoordinationSettings
+    """Leadership."""
 
     workers: Annotated[int, Field(ge=1, le=512)] = 32
     """Objects worked on at once. Default: above what one host takes in parallel and far below what makes the API
@@ -231,7 +235,65 @@ class SchedulerSettings(ProcessSettings):
     """VMs placed in one call at most. Default: bounds the time until the first of a great many is told."""
 
 
-S = TypeVar("S", bound=ProcessSettings)
+class GatewayTls(SettingsModel):
+    """The certificate that clients see."""
+
+    cert_file: Path | None = None
+    """PEM file, the certificate first; goes with key_file. Default: one that the process signs itself at start, which
+    serves behind the API server's proxy (that does not check it); clients that come directly need a real one."""
+
+    key_file: Path | None = None
+    """PEM file of its key."""
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("certFile and keyFile go together: give both or neither")
+        return self
+
+
+class GatewaySettings(PodSettings):
+    """`lq-operator gateway`: consoles and screens for people. It changes nothing and holds no lease."""
+
+    component: Literal["gateway"] = "gateway"
+    """Which process the file is for."""
+
+    listen: Annotated[str, AfterValidator(_check_listen)] = ":8443"
+    """host:port for clients, TLS always: they send bearer tokens. An empty host means every address."""
+
+    tls: GatewayTls = GatewayTls()
+    """The certificate that clients see."""
+
+    @property
+    def listen_host(self) -> str:
+        """Address to bind, without brackets; '' means every address of both families."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def listen_port(self) -> int:
+        """TCP port to bind."""
+        return int(self.listen.rpartition(":")[2])
+
+    history_kib: Annotated[int, Field(ge=0, le=16384)] = 64
+    """How much of what a guest has printed a late reader of its console gets. Default: a few screens and a panic."""
+
+    recheck_s: Annotated[float, Field(ge=5, le=3600)] = 60.0
+    """Open sessions are judged again this often: a token that was revoked or a role that was taken away ends them."""
+
+    idle_host_s: Annotated[float, Field(ge=5, le=86400)] = 120.0
+    """A host is disconnected this long after the last session with it. Default: leafing through consoles stays quick."""
+
+    unreachable_after_s: Annotated[float, Field(ge=2, le=300)] = 8.0
+    """As for `run`: a host that has been silent this long is not connected any more."""
+
+    frames_per_second: Annotated[float, Field(ge=0.2, le=25)] = 5.0
+    """Most pictures of a screen per second and VM, shared by all who watch. Each costs the host one screen dump."""
+
+    pointer: bool = True
+    """Pass the mouse on. It needs QEMU's monitor, which libvirt notes as taint `custom-monitor` in the domain's log."""
+
+
+S = TypeVar("S", bound=PodSettings)
 
 
 def load_settings(kind: type[S], path: Path | str, environ: Mapping[str, str] = os.environ) -> S:
@@ -255,7 +317,7 @@ def load_settings(kind: type[S], path: Path | str, environ: Mapping[str, str] = 
     content.setdefault("component", kind.model_fields["component"].default)
     # A file may set one part of the coordination (say ttlSeconds) and keep this process's own lease.
     coordination = content.get("coordination")
-    if isinstance(coordination, dict):
+    if isinstance(coordination, dict) and "coordination" in kind.model_fields:
         content["coordination"] = {"leaseName": kind.model_fields["coordination"].default.lease_name} | coordination
     try:
         return kind.model_validate(content, by_alias=True, by_name=False)

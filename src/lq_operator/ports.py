@@ -42,10 +42,12 @@ from lq_operator.core.result import (
 )
 
 __all__ = [
+    "Caller",
     "Clock",
     "Conflict",
     "Console",
     "Coordination",
+    "Doorkeeper",
     "Events",
     "Fenced",
     "Fetched",
@@ -352,6 +354,28 @@ class Coordination(Protocol):
     async def release(self, grant: Grant) -> None: ...
     async def highest_term(self) -> tuple[int, int]:
         """(term, beat) of the highest term the backend knows; (0, 0) when it knows none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody whom the API server knows by a token."""
+
+    name: str
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+    extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+class Doorkeeper(Protocol):
+    """Who a token belongs to, and what that one may do, as the API server says now. Nothing is remembered."""
+
+    async def authenticate(self, token: str) -> Caller | None:
+        """None when the API server does not accept it."""
+        ...
+
+    async def allowed(self, caller: Caller, verb: str, subresource: str, namespace: str, name: str) -> tuple[bool, str]:
+        """May the caller do this to virtualmachines/SUBRESOURCE of that name? With the API server's reason."""
         ...
 
 

@@ -324,7 +324,7 @@ def _domains_of(host: LabHost) -> dict[str, str]:
 def dc(lab: Lab) -> Iterator[Datacenter]:
     """The lab with the released operator and its datacenter, all Ready."""
     found = Datacenter(lab, Release(lab))
-    found.release.install({"coordination": {"ttlSeconds": 10}})
+    found.release.install({"coordination": {"ttlSeconds": 10}, "gateway": {"enabled": True, "recheckSeconds": 5}})
     lab.kubectl("create", "namespace", NAMESPACE, check=False)
     lab.kubectl("apply", "-f", "-", stdin=manifests.dump(manifests.datacenter(lab)))
     lab.kubectl(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.e2e.datacenter import Datacenter, diskless, power
@@ -24,17 +25,25 @@ class Plugin:
 
     dc: Datacenter
 
-    def run(
-        self, *arguments: str, stdin: str | None = None, namespace: bool = True
-    ) -> subprocess.CompletedProcess[str]:
-        kubectl = binaries.ensure("kubectl")["kubectl"]
-        environ = {
+    @property
+    def kubectl(self) -> str:
+        return str(binaries.ensure("kubectl")["kubectl"])
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": os.environ.get("HOME", "/"),
             "KUBECONFIG": str(self.dc.lab.kubeconfig),
         }
-        argv = [str(kubectl), *arguments, *(["-n", self.dc.namespace] if namespace else [])]
-        return subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=300, env=environ, check=False)
+
+    def run(
+        self, *arguments: str, stdin: str | None = None, namespace: bool = True, binary: bool = False
+    ) -> subprocess.CompletedProcess[Any]:
+        argv = [self.kubectl, *arguments, *(["-n", self.dc.namespace] if namespace else [])]
+        return subprocess.run(
+            argv, input=stdin, capture_output=True, text=not binary, timeout=300, env=self.environ, check=False
+        )
 
     def lq(self, *arguments: str, code: int = OK, stdin: str | None = None) -> str:
         """Its standard output (when it fails: its error); the exit code must be as said."""

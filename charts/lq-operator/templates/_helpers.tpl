@@ -56,6 +56,12 @@ labels:
 {{/* config.yaml of one process: (dict "root" $ "process" "run" "settings" (dict ...)) */}}
 {{- define "lq.process.config" -}}
 {{- $values := index .root.Values .process -}}
+{{- $common := dict
+  "component" .process
+  "installationId" .root.Values.installation.id
+  "telemetry" (dict "listen" (printf ":%d" (int $values.metricsPort)) "logLevel" .root.Values.logLevel) -}}
+{{- /* Those that act alone, under a lease. */}}
+{{- if hasKey $values "leaseName" -}}
 {{- $coordination := dict "backend" .root.Values.coordination.backend "leaseName" $values.leaseName "ttlSeconds" .root.Values.coordination.ttlSeconds -}}
 {{- if eq .root.Values.coordination.backend "etcd" -}}
 {{- $etcd := dict "endpoints" .root.Values.coordination.etcd.endpoints "prefix" .root.Values.coordination.etcd.prefix -}}
@@ -65,20 +71,18 @@ labels:
 {{- end -}}
 {{- $_ := set $coordination "etcd" $etcd -}}
 {{- end -}}
-{{- $common := dict
-  "component" .process
-  "installationId" .root.Values.installation.id
+{{- $_ := merge $common (dict
   "coordination" $coordination
-  "telemetry" (dict "listen" (printf ":%d" (int $values.metricsPort)) "logLevel" .root.Values.logLevel)
   "workers" $values.workers
   "resyncSeconds" $values.resyncSeconds
-  "shutdownSeconds" $values.shutdownSeconds -}}
+  "shutdownSeconds" $values.shutdownSeconds) -}}
+{{- end -}}
 {{- toYaml (merge $common .settings) -}}
 {{- end -}}
 
 {{- define "lq.process" -}}
 {{- $values := index .root.Values .process -}}
-{{- if le (int $values.terminationGracePeriodSeconds) (int $values.shutdownSeconds) -}}
+{{- if and (hasKey $values "leaseName") (le (int $values.terminationGracePeriodSeconds) (int $values.shutdownSeconds)) -}}
 {{- fail (printf "%s.terminationGracePeriodSeconds (%v) must be longer than %s.shutdownSeconds (%v), or the kubelet kills work that is allowed to end" .process $values.terminationGracePeriodSeconds .process $values.shutdownSeconds) -}}
 {{- end -}}
 {{- $config := include "lq.process.config" . -}}
@@ -105,7 +109,7 @@ kind: Deployment
 metadata:
   {{- include "lq.process.metadata" . | nindent 2 }}
 spec:
-  # One process acts at a time (it holds a lease); a second would only wait. Recreate: the old one gives the lease back first.
+  # One process acts at a time (by its lease, or because a console has one owner). Recreate: the old one gives it back first.
   replicas: 1
   strategy:
     type: Recreate
@@ -174,6 +178,10 @@ spec:
           ports:
             - name: metrics
               containerPort: {{ $values.metricsPort }}
+            {{- with $values.port }}
+            - name: {{ $.process }}
+              containerPort: {{ . }}
+            {{- end }}
           livenessProbe:
             httpGet:
               path: /healthz
@@ -206,6 +214,11 @@ spec:
               mountPath: /var/run/lq-operator/etcd-tls
               readOnly: true
             {{- end }}
+            {{- with $values.tlsSecret }}
+            - name: tls
+              mountPath: /var/run/lq-operator/tls
+              readOnly: true
+            {{- end }}
             {{- with $values.extraVolumeMounts }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
@@ -222,6 +235,12 @@ spec:
         - name: etcd-tls
           secret:
             secretName: {{ .root.Values.coordination.etcd.tlsSecret }}
+            defaultMode: 0440
+        {{- end }}
+        {{- with $values.tlsSecret }}
+        - name: tls
+          secret:
+            secretName: {{ . }}
             defaultMode: 0440
         {{- end }}
         {{- with $values.extraVolumes }}
@@ -276,13 +295,13 @@ subjects:
 
 {{/* The Role in the release's namespace: (dict "root" $ "process" "run" "credentials" true) */}}
 {{- define "lq.ownrole" -}}
-{{- $lease := index .root.Values .process "leaseName" -}}
+{{- $lease := dig .process "leaseName" "" .root.Values.AsMap -}}
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata:
   {{- include "lq.process.metadata" . | nindent 2 }}
 rules:
-  {{- if eq .root.Values.coordination.backend "kubernetes" }}
+  {{- if and $lease (eq .root.Values.coordination.backend "kubernetes") }}
   # RBAC cannot bind create and list to a name. Changing is bound to this process's own lease and the term counter.
   - apiGroups: [coordination.k8s.io]
     resources: [leases]

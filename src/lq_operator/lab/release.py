@@ -79,11 +79,36 @@ class Release:
 
     def processes(self) -> list[PodProcess]:
         """From the release's Deployments as the API server has them now, with defaults and what admission changed."""
-        selector = f"app.kubernetes.io/instance={self.name}"
-        listing = json.loads(self._kubectl("get", "deployments", "-l", selector, "-o", "json"))
-        if not listing["items"]:
+        return [process_of(item, self._find, self.namespace) for item in self._deployments()]
+
+    def _deployments(self) -> list[Manifest]:
+        found = self._mine("deployments")
+        if not found:
             raise LabError(f"release {self.name} has no Deployments in namespace {self.namespace}; install it first")
-        return [process_of(item, self._find, self.namespace) for item in listing["items"]]
+        return found
+
+    def _mine(self, plural: str) -> list[Manifest]:
+        selector = f"app.kubernetes.io/instance={self.name}"
+        return list(json.loads(self._kubectl("get", plural, "-l", selector, "-o", "json"))["items"])
+
+    def _publish(self) -> None:
+        """Services with an address of their own lead to the processes, through the API server's proxy as well.
+
+        That proxy looks at Endpoints, and only at those that name a Pod whose status has the address (measured with
+        1.36); so there is a Pod of that name, which nobody runs.
+        """
+        for service in self._mine("services"):
+            for deployment in self._deployments():
+                endpoints = _endpoints(service, deployment)
+                if endpoints is not None:
+                    pod = _pod(deployment)
+                    name = str(pod["metadata"]["name"])
+                    self.lab.kubectl(
+                        "-n", self.namespace, "apply", "-f", "-", stdin=yaml.safe_dump_all([pod, endpoints])
+                    )
+                    self._kubectl(
+                        "patch", "pod", name, "--subresource=status", "--type=merge", "-p", json.dumps(_RUNNING)
+                    )
 
     def start(self) -> list[str]:
         """Start (again) one supervised process per Deployment and the renewal of their tokens; returns their names."""
@@ -94,6 +119,7 @@ class Release:
         for process in processes:
             self.lab.supervisor.start(self._launchable(process))
         self.lab.supervisor.start(self._renewal())
+        self._publish()
         return [process.spec.name for process in processes]
 
     def stop(self) -> None:
@@ -153,6 +179,50 @@ class Release:
             spec = process.with_token(self._token(process), self._authority())
         address = {"KUBERNETES_SERVICE_HOST": CONTROLLER_IP, "KUBERNETES_SERVICE_PORT": str(APISERVER_PORT)}
         return replace(spec, env={**address, **spec.env})
+
+
+def _endpoints(service: Manifest, deployment: Manifest) -> dict[str, Any] | None:
+    """What the endpoints controller would write of this Service about the one pod of this Deployment."""
+    spec, pod = service["spec"], deployment["spec"]["template"]
+    wanted, labels = spec.get("selector") or {}, pod["metadata"].get("labels") or {}
+    if spec.get("clusterIP") == "None" or not wanted or any(labels.get(key) != value for key, value in wanted.items()):
+        return None
+    ports = {port.get("name"): port["containerPort"] for port in pod["spec"]["containers"][0].get("ports", [])}
+    named = [{"name": p.get("name", ""), "port": ports.get(p.get("targetPort"), p["port"])} for p in spec["ports"]]
+    where = service["metadata"]["namespace"]  # the proxy compares it with its own
+    reference = {"kind": "Pod", "name": _pod(deployment)["metadata"]["name"], "namespace": where}
+    return {
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {"name": str(service["metadata"]["name"])},
+        "subsets": [{"addresses": [{"ip": CONTROLLER_IP, "targetRef": reference}], "ports": named}],
+    }
+
+
+_RUNNING = {
+    "status": {
+        "phase": "Running",
+        "podIP": CONTROLLER_IP,
+        "podIPs": [{"ip": CONTROLLER_IP}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }
+}
+
+
+def _pod(deployment: Manifest) -> dict[str, Any]:
+    """A Pod that stands for the process: its labels, and no more than the API server asks of a spec."""
+    template = deployment["spec"]["template"]
+    container = template["spec"]["containers"][0]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"{deployment['metadata']['name']}-lab", "labels": template["metadata"].get("labels", {})},
+        "spec": {
+            "serviceAccountName": template["spec"].get("serviceAccountName", "default"),
+            "automountServiceAccountToken": False,
+            "containers": [{"name": container["name"], "image": container["image"]}],
+        },
+    }
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

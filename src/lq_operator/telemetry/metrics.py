@@ -118,6 +118,16 @@ RESTARTS_AFTER_LOSS = Counter(
 IMAGE_IMPORT_BYTES = Counter("lq_image_import_bytes", "Bytes of images written to pools.", registry=REGISTRY)
 IMAGE_IMPORTS = Counter("lq_image_imports", "Image imports that ended, by result.", ("result",), registry=REGISTRY)
 
+GATEWAY_SESSIONS = Gauge(
+    "lq_gateway_sessions", "Consoles and screens that somebody has open, by kind.", ("kind",), registry=REGISTRY
+)
+GATEWAY_REQUESTS = Counter(
+    "lq_gateway_requests",
+    "Requests to the gateway, by kind and result (ok, unauthenticated, denied, unreachable).",
+    ("kind", "result"),
+    registry=REGISTRY,
+)
+
 LEADER = Gauge("lq_leader", "1 while this process holds the lease.", ("name",), registry=REGISTRY)
 LEASE_TERM = Gauge("lq_lease_term", "Term of the lease this process holds or held last.", ("name",), registry=REGISTRY)
 LEASE_RENEWALS = Counter(

@@ -10,7 +10,14 @@ from tests.unit.chart.chart import CHART, NAMESPACE, PROCESSES, RELEASE, REPOSIT
 
 from lq_operator.api.base import GROUP, Scope
 from lq_operator.api.kinds import KINDS
-from lq_operator.config import ImporterSettings, ProcessSettings, RunSettings, SchedulerSettings, load_settings
+from lq_operator.config import (
+    GatewaySettings,
+    ImporterSettings,
+    ProcessSettings,
+    RunSettings,
+    SchedulerSettings,
+    load_settings,
+)
 from lq_operator.telemetry import metrics
 
 SETTINGS: dict[str, type[ProcessSettings]] = {
@@ -18,6 +25,7 @@ SETTINGS: dict[str, type[ProcessSettings]] = {
     "importer": ImporterSettings,
     "scheduler": SchedulerSettings,
 }
+CONSOLES = {"virtualmachines/console", "virtualmachines/vnc", "virtualmachines/screenshot"}
 ETCD = {"backend": "etcd", "etcd": {"endpoints": ["https://etcd-0.etcd:2379"], "tlsSecret": "etcd-client"}}
 EVERYTHING = {
     "fullnameOverride": "vms",
@@ -288,8 +296,10 @@ def test_every_kind_is_named_by_the_roles():
         }
         assert readable == plurals
     for role in ("aggregate-to-edit", "aggregate-to-view"):
-        (rule,) = rules({}, "ClusterRole", f"limiquantix-{role}")
-        assert set(rule["resources"]) == namespaced, "cluster-scoped kinds never reach people by aggregation"
+        named = {one for rule in rules({}, "ClusterRole", f"limiquantix-{role}") for one in rule["resources"]}
+        assert {one for one in named if "/" not in one} == namespaced, (
+            "cluster-scoped kinds never reach people by aggregation"
+        )
     watched = {
         resource
         for rule in rules({}, "ClusterRole", f"{RELEASE}-run")
@@ -302,7 +312,54 @@ def test_every_kind_is_named_by_the_roles():
 def test_nobody_but_the_operator_writes_status():
     for name, role in of_kind(render(), "ClusterRole").items():
         if name.startswith("limiquantix-"):
-            assert not any("/" in resource for rule in role["rules"] for resource in rule["resources"])
+            assert not any(resource.endswith("/status") for rule in role["rules"] for resource in rule["resources"])
+
+
+def test_consoles_are_for_those_who_may_change_machines():
+    for role, may in (
+        ("admin", True),
+        ("operator", True),
+        ("aggregate-to-edit", True),
+        ("viewer", False),
+        ("aggregate-to-view", False),
+    ):
+        named = {one for rule in rules({}, "ClusterRole", f"limiquantix-{role}") for one in rule["resources"]}
+        assert {one for one in named if "/" in one} == (CONSOLES if may else set()), role
+
+
+def test_the_gateway_is_off_until_it_is_asked_for():
+    assert not [one for one in render() if "gateway" in str(one["metadata"]["name"])]
+
+
+def test_the_gateway_has_its_settings_its_port_and_few_rights(tmp_path):
+    values = {"gateway": {"enabled": True, "tlsSecret": "door", "historyKib": 8}}
+    manifests = render(values)
+    config = of_kind(manifests, "ConfigMap")[f"{RELEASE}-gateway"]["data"]["config.yaml"]
+    file = tmp_path / "config.yaml"
+    file.write_text(config)
+    settings = load_settings(GatewaySettings, file, {"POD_NAME": "p", "POD_NAMESPACE": NAMESPACE})
+    assert (settings.history_kib, settings.listen, str(settings.tls.key_file)) == (
+        8,
+        ":8443",
+        "/var/run/lq-operator/tls/tls.key",
+    )
+    assert "coordination" not in config
+    container = of_kind(manifests, "Deployment")[f"{RELEASE}-gateway"]["spec"]["template"]["spec"]["containers"][0]
+    assert {port["name"]: port["containerPort"] for port in container["ports"]} == {"metrics": 8084, "gateway": 8443}
+    written = {
+        (verb, resource)
+        for kind in ("ClusterRole", "Role")
+        for rule in rules(values, kind, f"{RELEASE}-gateway")
+        for verb in rule["verbs"]
+        for resource in rule["resources"]
+        if verb not in ("get", "list", "watch")
+    }
+    assert written == {("create", "tokenreviews"), ("create", "subjectaccessreviews")}
+    (proxy,) = rules(values, "Role", f"{RELEASE}-gateway-proxy")
+    assert (proxy["resourceNames"], proxy["verbs"]) == ([f"https:{RELEASE}-gateway:8443"], ["get"])
+    assert not [
+        one for one in render({"gateway": {"enabled": True, "proxy": False}}) if "proxy" in str(one["metadata"]["name"])
+    ]
 
 
 def test_secret_rights_narrow_down():

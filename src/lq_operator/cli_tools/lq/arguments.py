@@ -125,6 +125,58 @@ def _tree(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
+def _console(commands: Any) -> argparse.ArgumentParser:
+    text = "the guest's serial console; leave it with ^]"
+    parser = _command(commands, "console", text, "console", "run", more="Several may read; one types.")
+    _positional(parser, "vm", VM, "vm/NAME")
+    role = parser.add_mutually_exclusive_group()
+    role.add_argument("--read-only", action="store_true", help="see it and type nothing")
+    role.add_argument("--take", action="store_true", help="take the keyboard from whoever types now")
+    role.add_argument("--share", action="store_true", help="type together with others who asked for that")
+    parser.add_argument(
+        "--linger",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="after the end of a standard input that is no terminal",
+    )
+    _add_gateway(parser)
+    return parser
+
+
+def _screenshot(commands: Any) -> argparse.ArgumentParser:
+    parser = _command(commands, "screenshot", "what the guest's screen shows, as PNG", "screenshot", "run")
+    _positional(parser, "vm", VM, "vm/NAME")
+    parser.add_argument("-f", "--file", help="where to write it (default NAME.png; - is standard output)")
+    _add_gateway(parser)
+    return parser
+
+
+def _vnc(commands: Any) -> argparse.ArgumentParser:
+    text = "a port on this machine that leads to the guest's screen, for any VNC viewer"
+    parser = _command(commands, "vnc", text, "vnc", "run")
+    _positional(parser, "vm", VM, "vm/NAME")
+    parser.add_argument("--port", type=int, default=0, help="which port (default: a free one)")
+    parser.add_argument(
+        "--viewer", metavar="CMD", help="start this; {port} in it is the port, else 127.0.0.1::PORT is added"
+    )
+    parser.add_argument("--read-only", action="store_true", help="see it; keys and mouse are not passed on")
+    _add_gateway(parser)
+    return parser
+
+
+def _add_gateway(parser: argparse.ArgumentParser) -> None:
+    way = parser.add_argument_group("the way to the gateway (default: through the API server)")
+    way.add_argument(
+        "--gateway-service", default="lq-system/lq-operator-gateway", metavar="NAMESPACE/NAME", help="its Service"
+    )
+    way.add_argument("--gateway", metavar="URL", help="go there directly, https://HOST:PORT ($LQ_GATEWAY)")
+    way.add_argument("--gateway-ca", metavar="FILE", help="with --gateway: the authority that signed its certificate")
+    way.add_argument("--insecure-skip-tls-verify", action="store_true", help="with --gateway: trust any certificate")
+    way.add_argument("--token", help="bearer token ($LQ_TOKEN; default: that of the kubeconfig)")
+    way.add_argument("--service-account", metavar="NAME", help="ask the API server for a token of this ServiceAccount")
+
+
 def _why(commands: Any) -> argparse.ArgumentParser:
     add_why(commands)
     parser: argparse.ArgumentParser = commands.choices["why"]
@@ -139,6 +191,9 @@ def _simulate(commands: Any) -> argparse.ArgumentParser:
 
 COMMANDS |= {name: _verb(name) for name in VERBS}
 COMMANDS |= {
+    "console": _console,
+    "vnc": _vnc,
+    "screenshot": _screenshot,
     "migrate": _migrate,
     "drain": _drain,
     "undrain": _undrain,

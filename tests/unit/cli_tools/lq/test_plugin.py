@@ -63,12 +63,11 @@ def test_kubeconfig_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_every_command_has_help_and_kubectls_flags() -> None:
-    parser = build_parser()
+    words = build_parser().format_help().split()
     for name in COMMANDS:
         if name == "simulate":
             continue
-        arguments = parser.format_help()
-        assert f"    {name} " in arguments
+        assert name in words
         flags = {option.partition("\t")[0] for option in candidates([name, "--"])}
         assert {"--namespace", "--context", "--kubeconfig", "--output"} <= flags, name
 
