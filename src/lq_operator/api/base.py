@@ -34,6 +34,10 @@ class ApiModel(BaseModel):
     cel: ClassVar[tuple[tuple[str, str], ...]] = ()
     """(CEL rule, message) pairs; crdgen writes them as x-kubernetes-validations of this object."""
 
+    atomic: ClassVar[bool] = False
+    """Written as a whole by whoever writes it: managedFields names the object, not each field in it. A third of a VM's
+    bytes are names of fields otherwise, and the API server compares them at every write."""
+
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         # pydantic copies defaults for every object that it parses (measured: a fifth of a scheduler's time on its main
         # loop); nobody changes a model, so the default may be the same object everywhere.

@@ -21,10 +21,11 @@ Schema = dict[str, Any]
 RULES = "x-kubernetes-validations"
 _LIST_TYPE = "x-kubernetes-list-type"
 _LIST_KEYS = "x-kubernetes-list-map-keys"
+_MAP_TYPE = "x-kubernetes-map-type"
 _ORDER = (
     "description", "type", "format", "default", "enum", "pattern", "minLength", "maxLength", "minimum", "exclusiveMinimum",
     "maximum", "exclusiveMaximum", "minItems", "maxItems", _LIST_TYPE, _LIST_KEYS, "items", "maxProperties",
-    "additionalProperties", "required", "properties", RULES,
+    "additionalProperties", _MAP_TYPE, "required", "properties", RULES,
 )  # fmt: skip
 _DROPPED = ("title", "discriminator", "$defs")
 _UNKNOWN_TO_CRDS = ("prefixItems", "uniqueItems", "oneOf", "allOf", "patternProperties", "propertyNames", "$ref")
@@ -40,6 +41,8 @@ class _ModelSchema(GenerateJsonSchema):
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         result = super().model_schema(schema)
         cls = schema["cls"]
+        if issubclass(cls, ApiModel) and cls.atomic:
+            result[_MAP_TYPE] = "atomic"
         if issubclass(cls, ApiModel) and cls.cel:
             result[RULES] = [{"rule": rule, "message": message} for rule, message in cls.cel]
         return result

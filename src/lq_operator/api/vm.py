@@ -386,6 +386,8 @@ class EvidenceStatus(ApiModel):
 class PlacementStatus(ApiModel):
     """Who owns the VM: see docs/reference/protocol. Changed only by tested patches; never edit it."""
 
+    atomic: ClassVar[bool] = True
+
     phase: Literal["Released", "Assigned", "Committed", "Moving"]
     write_id: Word
     since: Word = ""
@@ -414,6 +416,8 @@ class VerdictStatus(ApiModel):
 
 class SchedulingStatus(ApiModel):
     """The scheduler's last decision, and why."""
+
+    atomic: ClassVar[bool] = True
 
     message: Sentence = ""
     verdicts: Annotated[list[VerdictStatus], Field(max_length=32, json_schema_extra=list_map("node"))] = Field(

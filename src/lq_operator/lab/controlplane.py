@@ -63,6 +63,10 @@ class ControlPlane:
         """Whether that program has a process."""
         return self._part(name).populated()
 
+    def pids(self, name: str) -> list[int]:
+        """Its processes."""
+        return self._part(name).pids()
+
     def up(self, access_ip: str, progress: Callable[[str], None]) -> None:
         """Start what is not running and return when the API server is ready."""
         binaries.ensure(*PARTS, progress=progress)

@@ -22,6 +22,7 @@ _PLUMBING = ("_record", "_from_structlog")  # structlog's own, taken off again b
 # kopf and the client log every event and request below INFO; access lines of probes say nothing anyone needs.
 _LIBRARY_LEVELS = {
     "kopf": logging.INFO,
+    "kopf.objects": logging.WARNING,  # an info line for every event of every object
     "kubernetes": logging.INFO,
     "kubernetes.client.rest": logging.INFO,
     "aiohttp": logging.INFO,

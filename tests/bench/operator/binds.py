@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tests.bench.report import show
 from lq_operator.adapters.kube.endpoint import from_kubeconfig
 from lq_operator.adapters.kube.transport import KubeTransport
 from lq_operator.lab import binaries
+from lq_operator.lab.controlplane import PARTS
 from lq_operator.lab.datacenter import Lab, take_down
 from lq_operator.lab.release import Release, chart_dir
 from lq_operator.lab.supervisor import ProcessSpec
@@ -215,6 +217,19 @@ def _is_pod_bind(event: Body) -> bool:
 # ---------------------------------------------------------------- the judge
 
 
+@dataclass(slots=True)
+class _Spent:
+    """CPU seconds of the scheduler and of each part of the control plane, read at one moment."""
+
+    scheduler: float
+    parts: dict[str, float]
+
+    @classmethod
+    def now(cls, lab: Lab, process: str) -> _Spent:
+        own = sum(_cpu_s(pid) for pid in _tree(lab.supervisor.status(process).pid))
+        return cls(own, {part: sum(map(_cpu_s, lab.control_plane.pids(part))) for part in PARTS})
+
+
 async def _measure(
     lab: Lab, name: str, spec: ProcessSpec, user: str, wanted: int, is_bind: Callable[[Body], bool]
 ) -> dict[str, Any]:
@@ -223,24 +238,49 @@ async def _measure(
         stream.seek(0, os.SEEK_END)
         lab.supervisor.start(spec)
         events: list[Body] = []
-        bound, deadline, peak_mib, ready_cpu_s = 0, time.monotonic() + 400, 0.0, None
+        bound, deadline, peak_mib, first = 0, time.monotonic() + 400, 0.0, None
         while bound < wanted and time.monotonic() < deadline:
-            await asyncio.sleep(0.25)
-            pids = _tree(lab.supervisor.status(spec.name).pid)
-            peak_mib = max([peak_mib, *(_rss_mib(pid) for pid in pids)])
-            fresh = [e for e in _lines(stream) if e["user"].get("username") == user]
+            await asyncio.sleep(0.1)
+            peak_mib = max([peak_mib, *(_rss_mib(pid) for pid in _tree(lab.supervisor.status(spec.name).pid))])
+            fresh = _of(_lines(stream), user)
             events += fresh
             bound += sum(is_bind(e) and e["responseStatus"]["code"] < 300 for e in fresh)
-            if ready_cpu_s is None and bound:
-                ready_cpu_s = sum(_cpu_s(pid) for pid in pids)
-        cpu_s = sum(_cpu_s(pid) for pid in _tree(lab.supervisor.status(spec.name).pid))
-        await asyncio.sleep(3)  # Events come after
-        events += [e for e in _lines(stream) if e["user"].get("username") == user]
+            if first is None and bound:
+                first, bound_before = _Spent.now(lab, spec.name), bound
+        last, load = _Spent.now(lab, spec.name), os.getloadavg()[0]
+        await _until_told(lambda: _told(events), lambda: events.extend(_of(_lines(stream), user)))
     lab.supervisor.stop(spec.name)
-    if bound < wanted:
-        last = lab.supervisor.log(spec.name).read_text(errors="replace")[-2000:]
-        sys.exit(f"{name}: only {bound} of {wanted} bound: {last}")
-    return _row(name, events, is_bind, cpu_s, ready_cpu_s or 0.0, peak_mib)
+    if bound < wanted or first is None:
+        said = lab.supervisor.log(spec.name).read_text(errors="replace")[-2000:]
+        sys.exit(f"{name}: only {bound} of {wanted} bound: {said}")
+    each_ms = 1000 / max(1, bound - bound_before)
+    row = _row(name, events, is_bind)
+    row |= {
+        "cpu_ms_per_bind": (last.scheduler - first.scheduler) * each_ms,
+        **{f"{part}_cpu_ms_per_bind": (last.parts[part] - first.parts[part]) * each_ms for part in PARTS},
+        "cpu_s_with_start": last.scheduler,
+        "rss_mib": peak_mib,
+        "load_average": load,
+    }
+    return row
+
+
+async def _until_told(told: Callable[[], int], read: Callable[[], None]) -> None:
+    """Events come after the binds: wait until none has come for a while."""
+    quiet_since, before = time.monotonic(), -1
+    while time.monotonic() - quiet_since < 3:
+        read()
+        if told() != before:
+            quiet_since, before = time.monotonic(), told()
+        await asyncio.sleep(0.25)
+
+
+def _of(events: list[Body], user: str) -> list[Body]:
+    return [e for e in events if e["user"].get("username") == user]
+
+
+def _told(events: list[Body]) -> int:
+    return sum(e.get("objectRef", {}).get("resource") == "events" for e in events)
 
 
 def _lines(stream: Any) -> list[Body]:
@@ -253,26 +293,21 @@ def _lines(stream: Any) -> list[Body]:
     return found
 
 
-def _row(
-    name: str, events: list[Body], is_bind: Callable[[Body], bool], cpu_s: float, ready_cpu_s: float, peak_mib: float
-) -> dict[str, Any]:
+def _row(name: str, events: list[Body], is_bind: Callable[[Body], bool]) -> dict[str, Any]:
     binds = [e for e in events if is_bind(e) and e["responseStatus"]["code"] < 300]
     writes = [e for e in events if e["verb"] in ("create", "update", "patch", "delete")]
     ours = [e for e in writes if e.get("objectRef", {}).get("resource") != "leases"]
-    told = [e for e in ours if e.get("objectRef", {}).get("resource") == "events"]
     refused = [e for e in writes if e["responseStatus"]["code"] >= 300]
-    seconds = max(map(_when, binds)) - min(map(_when, binds))
+    begun, ended = min(map(_when, binds)), max(map(_when, binds))
+    lists = [e for e in events if e["verb"] == "list" and begun < _when(e) < ended]
     return {
         "scheduler": name,
         "binds": len(binds),
-        "binds_per_s": len(binds) / seconds,
-        "writes_per_bind": (len(ours) - len(told)) / len(binds),
-        "events_per_bind": len(told) / len(binds),
+        "binds_per_s": len(binds) / (ended - begun),
+        "writes_per_bind": (len(ours) - _told(ours)) / len(binds),
+        "events_per_bind": _told(ours) / len(binds),
         "writes_refused": len(refused),
-        "cpu_ms_per_bind": (cpu_s - ready_cpu_s) * 1000 / len(binds),
-        "cpu_s_with_start": cpu_s,
-        "rss_mib": peak_mib,
-        "load_average": os.getloadavg()[0],
+        "lists": len(lists),
     }
 
 

@@ -6,6 +6,7 @@ healthy hosts, without disks so that nothing else is measured.
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 
@@ -20,9 +21,13 @@ OPERATIONS = 40
 
 def main() -> None:
     """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--vms", type=int, default=VMS)
+    parser.add_argument("--operations", type=int, default=OPERATIONS)
+    arguments = parser.parse_args()
     with site() as lab:
         spec = {"disks": [], "interfaces": [], "guestAgent": False, "cloudInit": None}
-        names = [f"iso-{n}" for n in range(VMS)]
+        names = [f"iso-{n}" for n in range(arguments.vms)]
         vms = []
         for n, name in enumerate(names):
             body = dict(manifests.vm(name))
@@ -30,10 +35,10 @@ def main() -> None:
             body["spec"]["placement"] = {"nodeSelector": {"limiquantix.io/host": f"h{2 + n % 2}"}}
             vms.append(body)
         lab.lab.kubectl("apply", "-f", "-", stdin=manifests.dump(vms))
-        lab.until(lambda: lab.ready("virtualmachines") == VMS)
-        before = _operations(lab, names, "before")
+        lab.until(lambda: lab.ready("virtualmachines") == arguments.vms)
+        before = _operations(lab, names, "before", arguments.operations)
         lab.lab.host("h1").freeze()
-        during = _operations(lab, names, "during")
+        during = _operations(lab, names, "during", arguments.operations)
         lab.lab.host("h1").thaw()
         rows = [
             {"when": when, "operations": len(v), "p50_s": percentile(v, 0.5), "p95_s": percentile(v, 0.95)}
@@ -48,9 +53,9 @@ def main() -> None:
         )
 
 
-def _operations(lab: Site, names: list[str], tag: str) -> list[float]:
+def _operations(lab: Site, names: list[str], tag: str, count: int) -> list[float]:
     times = []
-    for n in range(OPERATIONS):
+    for n in range(count):
         vm = names[n % len(names)]
         verb = "Pause" if (n // len(names)) % 2 == 0 else "Resume"
         name = f"{tag}-{n}"
@@ -79,7 +84,8 @@ def _event_to_status(lab: Site, names: list[str]) -> list[float]:
         lab.until(lambda vm=vm: _state(lab, vm) in ("Running", "Paused"))
         epoch = lab.lab.kubectl("get", "vm", vm, "-o", "jsonpath={.status.placement.epoch}").stdout
         for host in lab.lab.hosts:
-            host.exec(["bash", "-c", f"pkill -9 -f 'guest=lq_default_{vm},' || true"])
+            # By the pid that libvirt keeps: a pattern would match the shell that looks for it.
+            host.exec(["sh", "-c", f"kill -9 $(cat /run/libvirt/qemu/lq_default_{vm}.pid) || true"])
         started = time.monotonic()
         lab.until(
             lambda vm=vm, epoch=epoch: (

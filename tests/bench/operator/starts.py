@@ -6,6 +6,7 @@ The loop has as many threads as VMs; it neither schedules, nor records, nor chec
 
 from __future__ import annotations
 
+import argparse
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,14 +24,18 @@ ROUNDS = 2
 
 def main() -> None:
     """Print one row per size and way."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    arguments = parser.parse_args()
     with site() as lab:
         _operator(lab, 1, "warm")  # the image is imported once, for both
         template = _template(lab, "lq_default_warm-0")
         lab.delete_vms()
         rows = []
-        for size in SIZES:
+        for size in arguments.sizes:
             times: dict[str, list[float]] = {"operator": [], "bare": []}
-            for turn in range(ROUNDS):
+            for turn in range(arguments.rounds):
                 times["operator"] += _operator(lab, size, f"b{turn}")
                 writes = _writes(lab, size)
                 lab.delete_vms()

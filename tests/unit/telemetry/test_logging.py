@@ -68,20 +68,23 @@ async def test_bound_fields_follow_tasks_and_do_not_leak(lines: Lines) -> None:
 
 
 def test_kopf_and_kubernetes_are_routed_at_info(lines: Lines) -> None:
-    for name in ("kopf.objects", "kubernetes.client.rest"):
+    for name in ("kopf.reactor", "kubernetes.client.rest"):
         logging.getLogger(name).debug("quiet")
         logging.getLogger(name).info("heard")
+    logging.getLogger("kopf.objects").info("one for every event")
+    logging.getLogger("kopf.objects").error("Throttling for 1 seconds")
     assert [(line["logger"], line["event"]) for line in lines()] == [
-        ("kopf.objects", "heard"),
+        ("kopf.reactor", "heard"),
         ("kubernetes.client.rest", "heard"),
+        ("kopf.objects", "Throttling for 1 seconds"),
     ]
 
 
 def test_kopf_objects_are_named_our_way(lines: Lines) -> None:
     kopf = logging.getLogger("kopf.objects")
-    kopf.info("a", extra={"k8s_ref": {"kind": "VirtualMachine", "name": "web", "namespace": "team-a"}})
-    kopf.info("b", extra={"k8s_ref": {"kind": "HypervisorNode", "name": "h1", "namespace": None}})
-    kopf.info("c", extra={"k8s_ref": {"kind": "StoragePool", "name": "p", "namespace": None}})
+    kopf.warning("a", extra={"k8s_ref": {"kind": "VirtualMachine", "name": "web", "namespace": "team-a"}})
+    kopf.warning("b", extra={"k8s_ref": {"kind": "HypervisorNode", "name": "h1", "namespace": None}})
+    kopf.warning("c", extra={"k8s_ref": {"kind": "StoragePool", "name": "p", "namespace": None}})
     a, b, c = lines()
     assert (a["vm"], b["node"], c["object"]) == ("team-a/web", "h1", "StoragePool/p")
 

@@ -20,6 +20,7 @@ from lq_operator.api.base import Resource, Scope
 from lq_operator.core.result import Conflict, NotFound, Rejected
 
 K = TypeVar("K", bound=Resource)
+OnResult = Callable[[type[Resource], dict[str, Any], Resource], None]
 
 PAGE_SIZE = 500
 LIST_TIMEOUT_S = 20.0
@@ -83,15 +84,15 @@ def describe_object(obj: Resource) -> str:
 class KubeResources:
     """ports.Resources on a real API server.
 
-    `on_result` receives (kind, raw object) of every read and write answer that carries an object, on the caller's
-    loop: WatchStore.observe makes our own writes visible in the store at once.
+    `on_result` receives (kind, raw object, parsed object) of every read and write answer that carries an object, on the
+    caller's loop: WatchStore.observe makes our own writes visible in the store at once.
     """
 
     def __init__(
         self,
         transport: KubeTransport,
         *,
-        on_result: Callable[[type[Resource], dict[str, Any]], None] | None = None,
+        on_result: OnResult | None = None,
         page_size: int = PAGE_SIZE,
     ) -> None:
         self._transport = transport
@@ -99,7 +100,7 @@ class KubeResources:
         self._page_size = page_size
         self._versions: OrderedDict[str, str] = OrderedDict()  # uid -> resourceVersion of our last answer
 
-    def observe_results(self, on_result: Callable[[type[Resource], dict[str, Any]], None]) -> None:
+    def observe_results(self, on_result: OnResult) -> None:
         """Set `on_result` after construction (the store and the client know each other)."""
         self._on_result = on_result
 
@@ -284,7 +285,7 @@ class KubeResources:
         while len(self._versions) > REMEMBERED_VERSIONS:
             self._versions.popitem(last=False)
         if self._on_result is not None:
-            self._on_result(kind, raw)
+            self._on_result(kind, raw, parsed)
         return parsed
 
 

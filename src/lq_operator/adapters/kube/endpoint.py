@@ -6,7 +6,8 @@ Owns credentials and their renewal for both clients: kubernetes.aio (calls) and 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,16 +23,29 @@ if TYPE_CHECKING:
 SERVICE_ACCOUNT_DIR = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
+TOKEN_LOOK_S = 1.0
+"""Between two looks at the token's file. The kubelet replaces it minutes to hours before the old token ends."""
+
+
 class TokenFile:
     """A bearer token in a file that the kubelet replaces: read again whenever the file changes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mono_s: Callable[[], float] = time.monotonic) -> None:
         self._path = path
+        self._mono_s = mono_s
+        self._looked_s = -TOKEN_LOOK_S
         self._stamp: tuple[int, int] = (0, 0)
         self._token = ""
 
     def read(self) -> str:
-        """The current token; the last good one while the file is being replaced. Transient when there never was one."""
+        """The current token, at most TOKEN_LOOK_S old; the last good one while the file is being replaced.
+
+        Transient when there never was one.
+        """
+        now_s = self._mono_s()
+        if self._token and now_s - self._looked_s < TOKEN_LOOK_S:
+            return self._token
+        self._looked_s = now_s
         try:
             info = self._path.stat()
             stamp = (info.st_mtime_ns, info.st_ino)

@@ -2,6 +2,13 @@
 
 Fed by three sources: the watch, our own write answers, and periodic lists. A list is the only truth about what
 vanished and about a server that went back in time; resourceVersions order events of one history only.
+
+What contradicts what is known raises a doubt, and a list settles it. One contradiction is none: our own answer runs
+ahead of the watch, which still has older states of that object to deliver, and then the answer's own. Such an event is
+passed over, as long as the watch owes us that state and has not owed it for long. Nothing is lost by that: a history
+that was replaced never delivers the state, so the debt itself becomes a doubt once it is OWED_S old, with or without
+further events (an answer that no event contradicts would otherwise never be doubted). A watch that lists or is started
+anew raises its doubts as ever; an answer that is older than what is known is a contradiction as ever.
 """
 
 from __future__ import annotations
@@ -23,6 +30,10 @@ Kind = type[Resource]
 
 REMEMBERED_DELETIONS = 20_000
 """Deleted uids kept so that a late answer or event does not bring an object back; a few MB at most."""
+
+OWED_S = 10.0
+"""The watch may be this far behind our own answers before that is a doubt; as long as a restored etcd may stay unseen
+otherwise (PROBE_S of the watch). A busy main loop takes up events seconds late, and a list would make it busier."""
 
 log = get_logger(__name__)
 
@@ -57,14 +68,23 @@ class _Entry:
     broken: Broken | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    uid: str
+    version: int
+    came_s: float
+
+
 @dataclass(slots=True)
 class _Shelf:
     entries: dict[str, _Entry] = field(default_factory=dict)
     deleted: OrderedDict[str, int] = field(default_factory=OrderedDict)  # uid -> version
     undelivered: dict[str, tuple[str, int]] = field(default_factory=dict)  # key -> what the watch still owes us
+    ahead: dict[str, _Answer] = field(default_factory=dict)  # key -> our answer that the watch has not delivered yet
     synced: bool = False
     rewound: bool = False  # another kind's list has shown that time went back; this kind has not been listed since
     last_seen_s: float = 0.0
+    settled_s: float = 0.0  # when the newest list that we have an answer to was sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +94,7 @@ class ListTicket:
     kind: Kind
     highest_version: int
     arrival: int
+    sent_s: float
 
 
 def version_of(raw: dict[str, Any]) -> int:
@@ -163,16 +184,28 @@ class WatchStore:
 
     # ---------------------------------------------------------------- feeding
 
-    def observe(self, kind: Kind, raw: dict[str, Any]) -> None:
-        """The answer to one of our own reads or writes. Unwatched kinds are ignored."""
-        if kind in self._shelves and self._shelves[kind].synced:
-            self._put(kind, raw)
+    def observe(self, kind: Kind, raw: dict[str, Any], parsed: Resource | None = None) -> None:
+        """The answer to one of our own reads or writes (`parsed`: the same, read already). Unwatched kinds are ignored."""
+        if kind not in self._shelves or not self._shelves[kind].synced:
+            return
+        if self._put(kind, raw, parsed):
+            answer = _Answer(str(raw["metadata"].get("uid", "")), version_of(raw), self._mono_s())
+            ahead = self._shelves[kind].ahead
+            ahead.pop(key_of(raw), None)  # the oldest stays first
+            ahead[key_of(raw)] = answer
 
-    def watched(self, kind: Kind, raw: dict[str, Any], relisted: bool = False) -> None:
-        """ADDED, MODIFIED, or (`relisted`) an item of the watch's own list, which hides what has vanished."""
+    def watched(self, kind: Kind, raw: dict[str, Any], relisted_s: float | None = None) -> None:
+        """ADDED, MODIFIED, or an item of the watch's own list, which hides what has vanished.
+
+        `relisted_s`: monotonic time by which the watch had that list. One of ours that was sent later has shown what
+        is missing from it, however late its items are taken up here.
+        """
         self._delivered(kind, raw)
-        if relisted:
-            self._on_doubt(kind)
+        if relisted_s is not None:
+            if relisted_s >= self._shelf(kind).settled_s:
+                self._on_doubt(kind)
+        elif self._is_on_its_way(kind, raw):
+            return
         self._put(kind, raw)
 
     def watched_deletion(self, kind: Kind, raw: dict[str, Any]) -> None:
@@ -180,13 +213,23 @@ class WatchStore:
         self._delivered(kind, raw)
         self._remove(kind, key_of(raw), str(raw["metadata"].get("uid", "")), version_of(raw))
 
+    def doubt_debts(self) -> None:
+        """Raise a doubt for every kind whose watch has not delivered one of our own answers for OWED_S."""
+        now_s = self._mono_s()
+        for kind, shelf in self._shelves.items():
+            oldest = next(iter(shelf.ahead.values()), None)
+            if oldest is not None and now_s - oldest.came_s >= OWED_S:
+                self._on_doubt(kind)
+
     def begin_list(self, kind: Kind) -> ListTicket:
         """Take the ticket right before the list is sent."""
-        return ListTicket(kind, self._highest_version, self._arrival)
+        return ListTicket(kind, self._highest_version, self._arrival, self._mono_s())
 
-    def is_older(self, resource_version: str) -> bool:
-        """Is this version of the whole server, asked for now, older than what was seen before?"""
-        return resource_version.isdigit() and int(resource_version) < self._highest_version
+    @property
+    def highest_version(self) -> int:
+        """The newest version of the whole server that was seen. A version that is asked for after this was read is not
+        lower, except on a server that went back; our own answers may pass one that is under way."""
+        return self._highest_version
 
     def listed(self, ticket: ListTicket, listing: Listing) -> WentBack | None:
         """Settle a kind by a consistent list: additions, changes, removals, and whether time went back.
@@ -205,7 +248,9 @@ class WatchStore:
         for raw in listing.items:
             self._settle_item(ticket, raw, listed_version)
         self._settle_vanished(ticket, listing, listed_version)
-        shelf.synced, shelf.rewound = True, False
+        for key in [key for key, owed in shelf.ahead.items() if owed.version <= listed_version]:
+            del shelf.ahead[key]
+        shelf.synced, shelf.rewound, shelf.settled_s = True, False, ticket.sent_s
         if went_back is not None:
             log.warning("the API server went back in time", kind=kind.kind_name, **_fields(went_back))
             for callback in self._on_went_back:
@@ -219,6 +264,16 @@ class WatchStore:
         if shelf is None:
             raise ValueError(f"{kind.kind_name} is not watched: add it to the kinds of the WatchStore")
         return shelf
+
+    def _is_on_its_way(self, kind: Kind, raw: dict[str, Any]) -> bool:
+        """Is this event merely older than our own answer, which the watch is about to deliver?"""
+        owed = self._shelf(kind).ahead.get(key_of(raw))
+        return (
+            owed is not None
+            and owed.uid == raw["metadata"].get("uid")
+            and version_of(raw) < owed.version
+            and self._mono_s() - owed.came_s < OWED_S
+        )
 
     def _judge_time(self, ticket: ListTicket, listing: Listing, listed_version: int) -> WentBack | None:
         if listed_version < ticket.highest_version:
@@ -239,6 +294,7 @@ class WatchStore:
         for shelf in self._shelves.values():
             shelf.rewound = True
             shelf.deleted.clear()
+            shelf.ahead.clear()
             kept += [entry.version for entry in shelf.entries.values() if entry.arrival > ticket.arrival]
         self._highest_version = max(kept)
 
@@ -282,28 +338,33 @@ class WatchStore:
         owed = shelf.undelivered.get(key_of(raw))
         if owed is not None and (owed[0] != raw["metadata"].get("uid") or version_of(raw) >= owed[1]):
             del shelf.undelivered[key_of(raw)]
+        answer = shelf.ahead.get(key_of(raw))
+        if answer is not None and version_of(raw) >= answer.version:
+            del shelf.ahead[key_of(raw)]
 
-    def _put(self, kind: Kind, raw: dict[str, Any]) -> None:
+    def _put(self, kind: Kind, raw: dict[str, Any], parsed: Resource | None = None) -> bool:
+        """True when it was news."""
         shelf, key, version = self._shelf(kind), key_of(raw), version_of(raw)
         uid = str(raw["metadata"].get("uid", ""))
         entry = shelf.entries.get(key)
         if entry is not None and (entry.uid, entry.version) == (uid, version):
-            return
+            return False
         if uid in shelf.deleted or (entry is not None and version < entry.version):
             # Late by a moment, or the server went back: a list tells which.
             self._on_doubt(kind)
-            return
+            return False
         self._highest_version = max(self._highest_version, version)
-        self._store(kind, key, raw)
+        self._store(kind, key, raw, parsed)
+        return True
 
-    def _store(self, kind: Kind, key: str, raw: dict[str, Any]) -> None:
+    def _store(self, kind: Kind, key: str, raw: dict[str, Any], parsed: Resource | None = None) -> None:
         shelf = self._shelf(kind)
         raw["metadata"].pop("managedFields", None)
         uid, version = str(raw["metadata"].get("uid", "")), version_of(raw)
         self._arrival = next(self._arrivals)
         before = shelf.entries.get(key)
         try:
-            entry = _Entry(key, uid, version, self._arrival, parse_object(kind, raw))
+            entry = _Entry(key, uid, version, self._arrival, parsed or parse_object(kind, raw))
         except Rejected as error:
             log.warning("cannot read an object", kind=kind.kind_name, key=key, field=error.field, error=str(error))
             last_read = before.obj if before is not None and before.uid == uid else None

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlencode
+from urllib.request import getproxies_environment
 
 import aiohttp
 from kubernetes.aio import client
@@ -41,6 +42,9 @@ class KubeTransport:
         self.endpoint = endpoint
         self._timeout_s = timeout_s
         self._on_write = on_write
+        # The environment is asked for a proxy only where it names one: with trust_env aiohttp reads ~/.netrc in another
+        # thread before every request, for a password that we never want.
+        setattr(endpoint.configuration, "client_session_kwargs", {"trust_env": bool(getproxies_environment())})  # noqa: B010 - not in its stub
         self._client = client.ApiClient(endpoint.configuration)
         self._client.user_agent = user_agent
         self._user_agent = user_agent

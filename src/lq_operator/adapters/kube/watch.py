@@ -16,6 +16,7 @@ import kopf
 
 from lq_operator.adapters.kube.client import KubeResources
 from lq_operator.adapters.kube.endpoint import Endpoint
+from lq_operator.adapters.kube.handover import Handover, register, watch_settings
 from lq_operator.adapters.kube.store import Kind, WatchStore
 from lq_operator.core.result import WorldError
 from lq_operator.telemetry import metrics
@@ -36,23 +37,6 @@ DEAF_S = 15.0
 """The watch may lag this far behind a list before it counts as deaf (it then is started anew)."""
 
 log = get_logger(__name__)
-
-
-def watch_settings() -> kopf.OperatorSettings:
-    """kopf as a list/watch engine: measured values, see docs/adr on the watch."""
-    settings = kopf.OperatorSettings()
-    settings.peering.standalone = True
-    settings.posting.enabled = False
-    settings.scanning.disabled = True
-    settings.queueing.worker_limit = None  # a limit means limit/idle_timeout objects per second
-    settings.queueing.idle_timeout = 1
-    settings.watching.chunk_size = 500
-    settings.watching.connect_timeout = 10
-    settings.watching.server_timeout = 300
-    settings.networking.request_timeout = 30
-    settings.networking.error_backoffs = (1, 2, 3, 5, 8, 13)
-    settings.process.ultimate_exiting_timeout = None  # kopf's way is SIGKILL of the whole process
-    return settings
 
 
 class KubeWatch:
@@ -124,20 +108,24 @@ class KubeWatch:
 
     def doubt(self, kind: Kind) -> None:
         """Ask for a list of the kind soon."""
-        self._doubted.add(kind)
-        self._doubt.set()
+        if kind not in self._doubted:
+            self._doubted.add(kind)
+            self._doubt.set()
 
     # ---------------------------------------------------------------- the checking list
 
     async def _list_once(self, kind: Kind) -> bool:
+        doubted = kind in self._doubted
+        self._doubted.discard(kind)  # before it is sent: what is doubted meanwhile, this list may not show
         ticket = self._store.begin_list(kind)
         try:
             listing = await self._resources.list_raw(kind)
         except WorldError as error:
             log.warning("cannot list", kind=kind.kind_name, error=str(error))
+            if doubted:
+                self._doubted.add(kind)
             return False
         self._listed_s[kind] = time.monotonic()
-        self._doubted.discard(kind)
         if self._store.listed(ticket, listing) is not None:
             # A watch from the other history may wait for ever at a version that will not come.
             self._doubted.update(other for other in self._store.kinds if other is not kind)
@@ -145,9 +133,13 @@ class KubeWatch:
         return True
 
     async def _relist_loop(self) -> None:
+        probed_s = -self._probe_s
         while True:
             await self._wait_for_doubt(self._probe_s)
-            await self._probe()
+            if time.monotonic() - probed_s >= min(self._probe_s, HASTY_RELIST_S):  # doubts may come by the hundred
+                await self._probe()
+                probed_s = time.monotonic()
+            self._store.doubt_debts()
             now_s = time.monotonic()
             for kind in self._store.kinds:
                 age_s = now_s - self._listed_s.get(kind, 0.0)
@@ -158,12 +150,13 @@ class KubeWatch:
 
     async def _probe(self) -> None:
         # A watch that waits for a version which a restored etcd will not reach for hours is silent, not broken.
+        known_before = self._store.highest_version
         try:
             version = await self._resources.current_version(self._store.kinds[0])
         except WorldError:
             self._probe_failed = True
             return
-        if self._probe_failed or self._store.is_older(version):
+        if self._probe_failed or (version.isdigit() and int(version) < known_before):
             self._probe_failed = False
             self._doubted.update(self._store.kinds)  # deletions of an outage are told to nobody
 
@@ -276,8 +269,9 @@ async def _watch(
     endpoint: Endpoint, store: WatchStore, main_loop: asyncio.AbstractEventLoop, stop: threading.Event
 ) -> None:
     registry = kopf.OperatorRegistry()
+    handover = Handover(store, main_loop, stop)
     for kind in store.kinds:
-        _register(registry, kind, store, main_loop, stop)
+        register(registry, kind, handover)
 
     @kopf.on.login(registry=registry, id="lq-login")
     async def login(**_: Any) -> kopf.ConnectionInfo:
@@ -295,24 +289,3 @@ async def _watch(
     await asyncio.wait(tasks, timeout=LEAVE_S)
     for task in ended:
         task.result()
-
-
-def _register(
-    registry: kopf.OperatorRegistry,
-    kind: Kind,
-    store: WatchStore,
-    main_loop: asyncio.AbstractEventLoop,
-    stop: threading.Event,
-) -> None:
-    group, version = str(kind.model_fields["api_version"].default).split("/")
-
-    @kopf.on.event(group, version, kind.plural, registry=registry, id=f"lq-{kind.plural}")
-    async def hand_over(event: kopf.RawEvent, **_: Any) -> None:
-        if stop.is_set():
-            return  # a stopped watch must not speak over its successor
-        if event["type"] == "DELETED":
-            main_loop.call_soon_threadsafe(store.watched_deletion, kind, dict(event["object"]))
-            return
-        # No type: kopf has listed, and whatever vanished since it listened last is not told (no DELETED).
-        relisted = event["type"] is None
-        main_loop.call_soon_threadsafe(store.watched, kind, dict(event["object"]), relisted)

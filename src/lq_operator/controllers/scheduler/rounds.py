@@ -254,9 +254,12 @@ class Scheduler:
         hosts = fleet.engine.state.rows
         if decision.host is None or len(hosts) <= MAX_VERDICTS:
             named |= dict.fromkeys(sorted(hosts) if len(hosts) <= MAX_VERDICTS else list(hosts)[:MAX_VERDICTS])
-        refused = {v.host: v for v in decision.examples if v.filter == "failover"}
+        # What the decision has said already is not asked again: between it and now nothing but its own room was taken.
+        said = {v.host: v for v in decision.examples if decision.host is not None or v.filter == "failover"}
+        if decision.host is not None:
+            said |= {r.host: Verdict(r.host, "", "fits") for r in decision.best}
         chosen = list(named)[:MAX_VERDICTS]
-        return [refused.get(host) or fleet.engine.verdict(request, host) for host in chosen]
+        return [said.get(host) or fleet.engine.verdict(request, host) for host in chosen]
 
     # ------------------------------------------------------------ writing
 

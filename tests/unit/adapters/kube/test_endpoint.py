@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from lq_operator.adapters.kube import endpoint as endpoint_module
 from lq_operator.adapters.kube.endpoint import TokenFile, from_kubeconfig, in_cluster
 from lq_operator.core.result import Rejected, Transient
 
@@ -20,7 +22,8 @@ def account(folder: Path, token: str = "first") -> Path:
     return folder
 
 
-async def test_a_pod_reads_its_token_again_when_it_is_replaced(tmp_path: Path) -> None:
+async def test_a_pod_reads_its_token_again_when_it_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint_module, "TOKEN_LOOK_S", 0.0)
     endpoint = in_cluster(POD, account(tmp_path))
     assert (endpoint.server, endpoint.namespace) == ("https://10.0.0.1:443", "lq-system")
     assert await endpoint.authorization() == "Bearer first"
@@ -32,8 +35,20 @@ async def test_a_pod_reads_its_token_again_when_it_is_replaced(tmp_path: Path) -
     assert (connection.scheme, connection.token) == ("Bearer", "second")
 
 
+def test_the_file_is_looked_at_once_a_second(tmp_path: Path) -> None:
+    now_s = 100.0
+    token = TokenFile(account(tmp_path) / "token", lambda: now_s)
+    assert token.read() == "first"
+    (tmp_path / "token").write_text("second, and longer")
+    now_s += 0.9
+    assert token.read() == "first"
+    now_s += 0.1
+    assert token.read() == "second, and longer"
+
+
 def test_the_last_good_token_serves_while_the_file_is_away(tmp_path: Path) -> None:
-    token = TokenFile(account(tmp_path) / "token")
+    ticks = count(100.0, 1.0)
+    token = TokenFile(account(tmp_path) / "token", lambda: next(ticks))
     assert token.read() == "first"
     (tmp_path / "token").unlink()
     assert token.read() == "first"

@@ -10,7 +10,7 @@ import pytest
 from pydantic import Field
 
 from lq_operator.adapters.kube.client import Listing
-from lq_operator.adapters.kube.store import WatchStore, WentBack
+from lq_operator.adapters.kube.store import OWED_S, WatchStore, WentBack
 from lq_operator.api.base import ApiModel, Resource, Status
 from lq_operator.core.result import Rejected
 
@@ -142,7 +142,7 @@ def test_an_older_list_version_is_a_server_that_went_back() -> None:
     store, _, went_back = store_of(raw("a", 5), raw("b", 9, size=9))
     store.watched(Gadget, raw("c", 30))
     store.watched_deletion(Gadget, raw("a", 31))
-    assert store.is_older("12")
+    assert store.highest_version == 31
     store.listed(store.begin_list(Gadget), Listing([raw("a", 5), raw("b", 4, size=4)], "12"))
     assert went_back == [WentBack("Gadget", 31, 12)]
     assert size(store, "a") == 1  # its deletion is of the other history
@@ -321,3 +321,122 @@ def test_any_order_with_a_restore_ends_with_the_truth(seed: int) -> None:
     assert {g.metadata.name: int(g.metadata.resource_version) for g in store.list(Gadget)} == truth
     if seen > history.version:
         assert went_back
+
+
+class Ticks:
+    """A monotonic clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def answered() -> tuple[WatchStore, Ticks, list[Any], list[WentBack]]:
+    """A store that has our own answer for `a` (version 20), which the watch has not delivered."""
+    ticks, doubts, went_back = Ticks(), [], []
+    store = WatchStore((Gadget, Gizmo), mono_s=ticks)
+    for kind in (Gadget, Gizmo):
+        store.listed(store.begin_list(kind), Listing([raw("a", 5)] if kind is Gadget else [], "10"))
+    store.on_doubt(doubts.append)
+    store.on_went_back(went_back.append)
+    store.observe(Gadget, raw("a", 20, size=2))
+    return store, ticks, doubts, went_back
+
+
+def test_an_event_that_our_own_answer_has_overtaken_is_no_doubt() -> None:
+    store, _, doubts, _ = answered()
+    store.watched(Gadget, raw("a", 12, size=9))
+    store.watched(Gadget, raw("a", 19, size=9))
+    assert not doubts
+    assert size(store, "a") == 2
+    store.watched(Gadget, raw("a", 20, size=2))
+    store.doubt_debts()
+    assert not doubts
+
+
+def test_once_the_watch_has_delivered_our_answer_an_older_event_is_a_doubt() -> None:
+    store, _, doubts, _ = answered()
+    store.watched(Gadget, raw("a", 20, size=2))
+    store.watched(Gadget, raw("a", 12, size=9))
+    assert doubts == [Gadget]
+
+
+def test_an_older_event_of_another_incarnation_or_object_is_a_doubt() -> None:
+    store, _, doubts, _ = answered()
+    store.watched(Gadget, raw("a", 12, uid="other"))
+    assert doubts == [Gadget]
+    store.watched(Gadget, raw("b", 15))
+    store.watched(Gadget, raw("b", 14))
+    assert doubts == [Gadget, Gadget]
+
+
+def test_an_answer_that_is_older_than_what_is_known_is_a_doubt() -> None:
+    store, _, doubts, _ = answered()
+    store.observe(Gadget, raw("a", 15))  # a restored server answered our write
+    assert doubts == [Gadget]
+
+
+def test_an_answer_that_the_watch_never_delivers_becomes_a_doubt() -> None:
+    store, ticks, doubts, _ = answered()
+    ticks.now_s += OWED_S - 0.1
+    store.doubt_debts()
+    assert not doubts
+    ticks.now_s += 0.2
+    store.watched(Gadget, raw("a", 12))  # too late to be on its way
+    assert doubts == [Gadget]
+    store.doubt_debts()
+    assert doubts == [Gadget, Gadget]
+    store.listed(store.begin_list(Gadget), Listing([raw("a", 20, size=2)], "25"))  # a list is as good as the watch
+    store.doubt_debts()
+    assert doubts == [Gadget, Gadget]
+
+
+def test_a_list_from_before_our_answer_pays_no_debt() -> None:
+    store, ticks, doubts, _ = answered()
+    ticket = store.begin_list(Gadget)
+    store.observe(Gadget, raw("a", 30, size=3))
+    store.listed(ticket, Listing([raw("a", 20, size=2)], "25"))
+    ticks.now_s += OWED_S
+    store.doubt_debts()
+    assert doubts == [Gadget]
+
+
+def test_a_restored_server_whose_versions_catch_up_is_noticed_by_the_debt() -> None:
+    """Events of the new history look like late ones of the old; the answer of the old one never comes."""
+    store, ticks, doubts, went_back = answered()
+    for version in range(11, 20):
+        store.watched(Gadget, raw("a", version, size=version))
+    assert not doubts
+    ticks.now_s += OWED_S
+    store.doubt_debts()
+    assert doubts == [Gadget]
+    store.listed(store.begin_list(Gadget), Listing([raw("a", 19, size=19)], "40"))
+    assert went_back
+    assert size(store, "a") == 19
+    doubts.clear()
+    store.doubt_debts()
+    assert not doubts
+
+
+def test_the_watchs_own_list_is_doubted_unless_one_of_ours_was_sent_after_it() -> None:
+    store, ticks, doubts, _ = answered()
+    store.watched(Gadget, raw("b", 21), relisted_s=ticks.now_s)
+    assert doubts == [Gadget]
+    ticks.now_s += 1.0
+    ticket = store.begin_list(Gadget)
+    store.watched(Gadget, raw("c", 22), relisted_s=ticks.now_s + 0.5)  # while ours is under way
+    store.listed(ticket, Listing([raw("a", 20), raw("b", 21), raw("c", 22)], "25"))
+    assert len(doubts) == 2
+    store.watched(Gadget, raw("b", 21), relisted_s=1000.0)  # taken up late
+    assert len(doubts) == 2
+    store.watched(Gadget, raw("c", 22), relisted_s=ticks.now_s + 0.5)
+    assert len(doubts) == 3
+
+
+def test_an_answer_that_was_read_already_is_not_read_again() -> None:
+    store, _, _ = store_of(raw("a", 5))
+    parsed = Gadget.model_validate(raw("a", 12, size=7))
+    store.observe(Gadget, raw("a", 12, size=7), parsed)
+    assert store.get(Gadget, "n", "a") is parsed

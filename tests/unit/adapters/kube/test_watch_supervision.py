@@ -122,3 +122,75 @@ async def test_stop_ends_a_running_watch(lives: Lives) -> None:
     async with asyncio.timeout(5):
         await watch.stop()
     assert watch.restarts == 0
+
+
+class Slow(Lists):
+    """Lists that answer when told to; the server's version can be set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = asyncio.Event()
+        self.answer.set()
+        self.version = "10"
+
+    async def list_raw(self, kind: type[Resource]) -> Listing:
+        del kind
+        self.lists += 1
+        await self.answer.wait()
+        if self.away:
+            raise Transient("away")
+        return Listing([], self.version)
+
+    async def current_version(self, kind: type[Resource]) -> str:
+        del kind
+        return self.version
+
+
+async def test_a_doubt_that_comes_while_a_list_is_under_way_is_not_settled_by_it(
+    lives: Lives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "HASTY_RELIST_S", 0.05)
+    lives.error = None
+    lists = Slow()
+    watch = watch_over(lists, [])
+    await watch.start()
+    lists.answer.clear()
+    watch.doubt(Gadget)
+    await until(lambda: lists.lists == 2)
+    watch.doubt(Gadget)
+    lists.answer.set()
+    await until(lambda: lists.lists == 3)
+    await watch.stop()
+
+
+async def test_a_failed_list_leaves_its_doubt(lives: Lives, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_module, "HASTY_RELIST_S", 0.05)
+    lives.error = None
+    lists = Slow()
+    watch = watch_over(lists, [])
+    await watch.start()
+    lists.away = True
+    watch.doubt(Gadget)
+    await until(lambda: lists.lists >= 3)
+    lists.away = False
+    await until(lambda: not watch._doubted)
+    await watch.stop()
+
+
+@pytest.mark.parametrize(("seen_after", "seen_before", "doubted"), [(50, 10, False), (50, 49, True)])
+async def test_only_a_version_below_what_was_known_before_it_was_asked_for_is_a_doubt(
+    monkeypatch: pytest.MonkeyPatch, seen_after: int, seen_before: int, doubted: bool
+) -> None:
+    lists = Slow()
+    watch = watch_over(lists, [])
+    store = watch._store
+    store.listed(store.begin_list(Gadget), Listing([], str(seen_before)))
+    lists.version = "20"
+
+    async def late(kind: type[Resource]) -> str:
+        store.listed(store.begin_list(kind), Listing([], str(seen_after)))  # our own answers go on meanwhile
+        return lists.version
+
+    monkeypatch.setattr(lists, "current_version", late)
+    await watch._probe()
+    assert (Gadget in watch._doubted) is doubted
