@@ -7,7 +7,6 @@ healthy hosts, without disks so that nothing else is measured.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 
 from tests.bench.operator.site import Site, site
@@ -66,7 +65,7 @@ def _operations(lab: Site, names: list[str], tag: str, count: int) -> list[float
             "spec": {"vmRef": {"name": vm}, "verb": verb, "ttlSecondsAfterFinished": 0},
         }
         started = time.monotonic()
-        lab.lab.kubectl("create", "-f", "-", stdin=json.dumps(op))
+        lab.create(op)
         wanted = "Paused" if verb == "Pause" else "Running"
         lab.until(lambda vm=vm, wanted=wanted: _state(lab, vm) == wanted, every_s=0.02)
         times.append(time.monotonic() - started)
@@ -74,7 +73,11 @@ def _operations(lab: Site, names: list[str], tag: str, count: int) -> list[float
 
 
 def _state(lab: Site, vm: str) -> str:
-    return lab.lab.kubectl("get", "vm", vm, "-o", "jsonpath={.status.power.state}").stdout
+    return str(lab.vm(vm).get("status", {}).get("power", {}).get("state", ""))
+
+
+def _epoch(lab: Site, vm: str) -> str:
+    return str(lab.vm(vm)["status"]["placement"].get("epoch", ""))
 
 
 def _event_to_status(lab: Site, names: list[str]) -> list[float]:
@@ -82,17 +85,12 @@ def _event_to_status(lab: Site, names: list[str]) -> list[float]:
     times = []
     for vm in names:
         lab.until(lambda vm=vm: _state(lab, vm) in ("Running", "Paused"))
-        epoch = lab.lab.kubectl("get", "vm", vm, "-o", "jsonpath={.status.placement.epoch}").stdout
+        epoch = _epoch(lab, vm)
         for host in lab.lab.hosts:
             # By the pid that libvirt keeps: a pattern would match the shell that looks for it.
             host.exec(["sh", "-c", f"kill -9 $(cat /run/libvirt/qemu/lq_default_{vm}.pid) || true"])
         started = time.monotonic()
-        lab.until(
-            lambda vm=vm, epoch=epoch: (
-                lab.lab.kubectl("get", "vm", vm, "-o", "jsonpath={.status.placement.epoch}").stdout != epoch
-            ),
-            every_s=0.02,
-        )
+        lab.until(lambda vm=vm, epoch=epoch: _epoch(lab, vm) != epoch, every_s=0.02)
         times.append(time.monotonic() - started)
     return times
 

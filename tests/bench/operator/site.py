@@ -2,19 +2,60 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import json
 import os
+import ssl
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import libvirt
+import yaml
 
 from lq_operator.lab import manifests
 from lq_operator.lab.datacenter import Lab, take_down
 from lq_operator.lab.release import Release
 
 NAME = "bench"
+GROUP = "/apis/limiquantix.io/v1alpha1"
+
+
+class Api:
+    """The API server over one kept connection: a kubectl per question would cost more than what is measured."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        config = yaml.safe_load(kubeconfig.read_text())
+        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+        self._address = urlsplit(cluster["server"])
+        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        self._tls = ssl.create_default_context(cadata=authority)
+        with tempfile.NamedTemporaryFile() as pair:
+            pair.write(base64.b64decode(user["client-certificate-data"]) + base64.b64decode(user["client-key-data"]))
+            pair.flush()
+            self._tls.load_cert_chain(pair.name)
+        self._connection: http.client.HTTPSConnection | None = None
+
+    def ask(self, method: str, path: str, body: dict | None = None) -> dict:
+        """The decoded answer. RuntimeError for a refusal."""
+        if self._connection is None:
+            self._connection = http.client.HTTPSConnection(self._address.netloc, context=self._tls, timeout=60)
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        try:
+            self._connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = self._connection.getresponse()
+            payload = json.loads(answer.read())
+        except (http.client.HTTPException, OSError):
+            self._connection.close()
+            self._connection = None
+            raise
+        if answer.status >= 300:
+            raise RuntimeError(f"{method} {path}: {payload.get('message')}")
+        return dict(payload)
 
 
 class Site:
@@ -24,6 +65,7 @@ class Site:
         self.lab = lab
         self.release = Release(lab)
         self.hosts: dict[str, libvirt.virConnect] = {}
+        self.api = Api(lab.kubeconfig)
         self.audit_mark = 0
 
     def install(self) -> None:
@@ -40,7 +82,15 @@ class Site:
             self.hosts = {host.name: libvirt.open(host.uri) for host in self.lab.hosts}
 
     def items(self, kind: str) -> list[dict]:
-        return json.loads(self.lab.kubectl("get", kind, "-A", "-o", "json").stdout)["items"]
+        return list(self.api.ask("GET", f"{GROUP}/{kind}")["items"])
+
+    def vm(self, name: str) -> dict:
+        return self.api.ask("GET", f"{GROUP}/namespaces/default/virtualmachines/{name}")
+
+    def create(self, body: dict, api: Api | None = None) -> None:
+        """A namespaced object of ours, in the namespace that it names or in default."""
+        namespace = body["metadata"].get("namespace", "default")
+        (api or self.api).ask("POST", f"{GROUP}/namespaces/{namespace}/{body['kind'].lower()}s", body)
 
     def ready(self, kind: str) -> int:
         return sum(
