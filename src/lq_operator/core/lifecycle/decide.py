@@ -112,7 +112,13 @@ def _write(world: VmWorld, request: Request, say: Decision) -> Decision:
     if isinstance(outcome, Refusal):
         standing = Standing.STALLED if outcome.reason in _STALLED_REASONS else Standing.WORKING
         return replace(
-            say, standing=standing, reason=outcome.reason.value, message=outcome.sentence, actions=(), requeue_s=WATCH_S
+            say,
+            standing=standing,
+            reason=outcome.reason.value,
+            message=outcome.sentence,
+            actions=(),
+            requeue_s=WATCH_S,
+            counts_restart=False,  # nothing is started: a VM that waits for a silent host does not earn a back-off
         )
     return replace(say, actions=(WritePlacement(world.placement, outcome),))
 

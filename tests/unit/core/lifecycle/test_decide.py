@@ -366,3 +366,12 @@ def test_a_host_in_maintenance_is_left_before_the_commit() -> None:
 def test_a_running_guest_on_a_host_in_maintenance_is_not_touched() -> None:
     running = committed(domain())
     assert decide(in_maintenance(running)) == decide(running)
+
+
+def test_a_start_that_may_not_be_made_yet_counts_no_restart() -> None:
+    """It is asked again every other second: a host that is silent for an hour would end in the longest back-off."""
+    crashed = committed(CRASHED, run=RAN)
+    assert decide(crashed).counts_restart
+    waits = replace(crashed, knowledge=replace(crashed.knowledge, inventory=MISSING))
+    decision = decide(waits)
+    assert (decision.reason, decision.actions, decision.counts_restart) == ("InventoryIncomplete", (), False)
