@@ -29,6 +29,7 @@ check: $(VENV)/ready         ## format, lint, types, import contracts, dependenc
 	$(BIN)/lint-imports --no-cache | tail -n 12
 	$(BIN)/deptry src
 	$(BIN)/lq-operator crds --check crds --docs docs/reference/api
+	$(BIN)/lq-operator explain fields --check .
 
 unit: $(VENV)/ready          ## the quick tiers only
 	$(BIN)/python hack/tiers.py unit model sim
@@ -42,6 +43,7 @@ bench: $(VENV)/ready system  ## measurements, as JSON and as tables
 crds: $(VENV)/ready          ## generate crds/, the chart's copy and the reference pages from the models
 	$(BIN)/lq-operator crds --write crds --docs docs/reference/api
 	$(BIN)/lq-operator crds --write charts/lq-operator/files/crds
+	$(BIN)/lq-operator explain fields --write .
 
 image: $(VENV)/ready         ## build the container image with buildah
 	hack/system-packages.sh build

@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     action.add_argument("--write", type=Path, metavar="DIR", help="write them into DIR")
     action.add_argument("--check", type=Path, metavar="DIR", help="fail when DIR differs from the models")
     crds.add_argument("--docs", type=Path, metavar="DIR", help="the reference pages too, in this folder")
-    for add_tool in (tools.add_check, tools.add_simulate, tools.add_why, tools.add_replay):
+    for add_tool in (tools.add_check, tools.add_simulate, tools.add_why, tools.add_replay, tools.add_explain):
         add_tool(commands)
     lab_cli.add_parser(commands)
     return parser

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from lq_operator.api.base import Resource
+from lq_operator.core.lifecycle.shape import GuestShape
 from lq_operator.core.model import (
     DomainEvent,
     DomainPlan,
@@ -175,6 +176,46 @@ class Host(Protocol):
 
     async def start_post_copy(self, domain_name: str) -> None:
         """Change over now, the rest of the memory follows. Conflict when no move that allows it is under way."""
+        ...
+
+    # changes of a running guest: its definition follows. All may be repeated; Conflict when it does not run.
+    async def read_shape(self, domain_name: str) -> GuestShape:
+        """What the running guest is made of now."""
+        ...
+
+    async def set_vcpus(self, domain_name: str, count: int) -> None: ...
+    async def set_memory(self, domain_name: str, size_mib: int) -> None:
+        """By balloon, and above what it was started with by virtio-mem. Returns once the guest was asked."""
+        ...
+
+    async def set_cpu_tuning(self, domain_name: str, *, shares: int, quota_percent: int) -> None:
+        """Weight (0 = as it is) and percent of each vCPU (0 = all of it)."""
+        ...
+
+    async def attach_disk(self, plan: DomainPlan, disk: str) -> None:
+        """Plug in that disk of the plan. Conflict: another file is attached under the name."""
+        ...
+
+    async def detach_disk(self, domain_name: str, disk: str) -> None:
+        """Ask the guest to let go. It may have it still when this returns: look."""
+        ...
+
+    async def set_disk_limits(self, plan: DomainPlan, disk: str) -> None: ...
+    async def grow_disk(self, domain_name: str, disk: str, capacity_bytes: int) -> None:
+        """File and device, under the running guest. Never smaller."""
+        ...
+
+    async def attach_nic(self, plan: DomainPlan, nic: str) -> None: ...
+    async def detach_nic(self, domain_name: str, nic: str) -> None:
+        """As detach_disk."""
+        ...
+
+    async def update_nic(self, plan: DomainPlan, nic: str) -> None:
+        """Network and link of that NIC of the plan; the guest keeps the device."""
+        ...
+
+    async def set_marks(self, domain_name: str, *, spec_hash: str, record: tuple[tuple[str, str], ...]) -> None:
+        """Write down what the running guest is made of now; identity and epoch stay."""
         ...
 
     # storage

@@ -362,8 +362,10 @@ FIELDS: dict[str, dict[str, Limit]] = {
         "spec.cpu.model": Text(1, 64, CPU_MODEL, WORDLIKE),
         "spec.cpu.shares": Int(2, 262144),
         "spec.cpu.limitPercent": Int(1, 100),
+        "spec.cpu.maxCount": Int(1, 256),
         "spec.memory": Needs(("size",)),
         "spec.memory.size": QUANTITY,
+        "spec.memory.maxSize": QUANTITY,
         "spec.firmware": Words(("bios", "uefi", "uefi-secure")),
         "spec.machine": MACHINE,
         "spec.disks": Items(32, lambda i: {"name": f"d{i}", "volumeRef": {"name": f"v{i}"}}),
@@ -379,6 +381,8 @@ FIELDS: dict[str, dict[str, Limit]] = {
         "spec.disks[].bus": Words(("virtio", "scsi", "sata")),
         "spec.disks[].bootOrder": Int(1, 64),
         "spec.disks[].cache": Words(("none", "writeback", "writethrough")),
+        "spec.disks[].limits.iops": Int(10, 10_000_000),
+        "spec.disks[].limits.bandwidth": QUANTITY,
         "spec.interfaces": Items(16, lambda i: {"name": f"e{i}", "networkRef": {"name": "n"}}),
         "spec.interfaces[]": Needs(("name", "networkRef")),
         "spec.interfaces[].name": LABEL,
@@ -401,6 +405,7 @@ FIELDS: dict[str, dict[str, Limit]] = {
         "spec.interfaces[].addressing": Words(("Dhcp", "Claim", "None")),
         "spec.interfaces[].address": IPV4,
         "spec.interfaces[].model": Words(("virtio", "e1000e")),
+        "spec.interfaces[].linkState": Words(("Up", "Down")),
         "spec.interfaces[].bootOrder": Int(1, 64),
         "spec.cloudInit.userData": Text(0, 32768, ("", "#cloud-config\nx: é\t<&>")),
         **secret("spec.cloudInit.userDataSecretRef"),
@@ -741,6 +746,21 @@ RULES: list[Rule] = [
         "cpu.sockets x cpu.cores x cpu.threads must equal cpu.count",
         {"spec.cpu": {"count": 4, "sockets": 2, "cores": 2, "threads": 2}},
         allowed=({"spec.cpu": {"count": 8, "sockets": 2, "cores": 2, "threads": 2}},),
+    ),
+    Rule("VirtualMachine", "cpu.maxCount must be at least cpu.count", {"spec.cpu": {"count": 4, "maxCount": 3}}, allowed=({"spec.cpu": {"count": 4, "maxCount": 4}},)),
+    Rule(
+        "VirtualMachine",
+        "cpu.maxCount must be a multiple of cpu.cores x cpu.threads: whole sockets are added",
+        {"spec.cpu": {"count": 4, "sockets": 2, "cores": 2, "threads": 1, "maxCount": 5}},
+        allowed=({"spec.cpu": {"count": 4, "sockets": 2, "cores": 2, "threads": 1, "maxCount": 6}}, {"spec.cpu": {"count": 4, "maxCount": 5}}),
+    ),
+    *(
+        Rule("VirtualMachine", "memory.maxSize must be from memory.size to 1Ti", {"spec.memory": {"size": "1Gi", "maxSize": limit}}, allowed=({"spec.memory": {"size": "1Gi", "maxSize": "1Gi"}}, {"spec.memory": {"size": "1Gi", "maxSize": "1Ti"}}))
+        for limit in ("1023Mi", "1025Gi")
+    ),
+    *(
+        Rule("VirtualMachine", "disks[].limits.bandwidth must be from 64Ki to 1Ti", {"spec.disks": [{**_DISK, "limits": {"bandwidth": limit}}]}, allowed=({"spec.disks": [{**_DISK, "limits": {"bandwidth": "64Ki"}}]}, {"spec.disks": [{**_DISK, "limits": {"bandwidth": "1Ti"}}]}))
+        for limit in ("63Ki", "1025Gi")
     ),
     *(
         Rule("VirtualMachine", "each disk has either volumeRef or template", {"spec.disks": [disk]}, allowed=({"spec.disks": []},))

@@ -17,7 +17,9 @@ from lq_operator.adapters.libvirt.xml.domain import domain_xml, with_gate
 from lq_operator.adapters.libvirt.xml.moving import moved_xml
 from lq_operator.adapters.libvirt.xml.network import network_xml
 from lq_operator.adapters.libvirt.xml.pool import pool_xml
+from lq_operator.adapters.libvirt.xml.shape import read_shape
 from lq_operator.adapters.libvirt.xml.volume import volume_xml
+from lq_operator.core.lifecycle.shape import shape_of
 from lq_operator.core.model import (
     DiskPlan,
     DomainPlan,
@@ -85,6 +87,19 @@ SERVER = _with(
     hotplug_ports=4,
 )
 
+ROOMY = _with(
+    vcpus=2,
+    vcpus_max=8,
+    sockets=1,
+    cores=2,
+    threads=1,
+    memory_mib=1024,
+    memory_max_mib=4097,
+    disks=(DiskPlan("root", "/srv/pool/root.qcow2", "qcow2", iops=500, bytes_per_second=1048576),),
+    record=(("spec.cpu.model", ""), ("spec.interfaces[eth0].addressing", "Claim")),
+    hotplug_ports=2,
+)
+
 PINNED = _with(
     accel="tcg",
     disks=(
@@ -137,6 +152,7 @@ CASES: dict[str, tuple[str, Callable[[], str]]] = {
     # name: (schema, text)
     "domain-smallest": ("domain", lambda: domain_xml(SMALLEST)),
     "domain-server": ("domain", lambda: domain_xml(SERVER)),
+    "domain-roomy": ("domain", lambda: domain_xml(ROOMY)),
     "domain-pinned-tcg": ("domain", lambda: domain_xml(PINNED)),
     "domain-tcg-default": ("domain", lambda: domain_xml(_with(accel="tcg", cpu_model=""))),
     "domain-host-model": ("domain", lambda: domain_xml(_with(cpu_mode="host-model"))),
@@ -212,3 +228,8 @@ def schema() -> Callable[[str], etree.RelaxNG]:
 def test_goldens_are_lawful_to_libvirt(name: str, schema: Callable[[str], etree.RelaxNG]) -> None:
     relaxng = schema(CASES[name][0])
     assert relaxng.validate(etree.parse(str(FOLDER / f"{name}.xml"))), relaxng.error_log
+
+
+@pytest.mark.parametrize("plan", [SMALLEST, ROOMY, PINNED], ids=["smallest", "roomy", "pinned"])
+def test_what_is_written_is_read_as_the_same_guest(plan: DomainPlan) -> None:
+    assert read_shape(domain_xml(plan)) == shape_of(plan)

@@ -159,6 +159,33 @@ def _cancel_when_it_runs(world: SimWorld) -> None:
 
 
 MOVE_CANCELLED = Scenario("move-cancelled", lambda w: w.move(), _moved, (_create, _running), _cancel_when_it_runs)
+_HOT = {
+    "cpu": {"count": 2, "maxCount": 4, "limitPercent": 50},
+    "memory": {"size": "768Mi", "maxSize": "1Gi"},
+    "disks": [{"name": "root", "template": {"size": "1Gi"}}, {"name": "more", "template": {"size": "1Gi"}}],
+    "interfaces": [{"name": "eth1", "networkRef": {"name": "n1"}, "addressing": "None"}],
+}
+"""Every live change at once: size, a disk and an interface more, an interface less."""
+
+
+def _create_roomy(world: SimWorld) -> None:
+    world.vm(cpu={"count": 1, "maxCount": 4}, memory={"size": "512Mi", "maxSize": "1Gi"})
+
+
+def _changed_live(world: SimWorld) -> bool:
+    """The guest that ran before is as the spec wants it, and everybody says so."""
+    if not world.running() or world.raw(VirtualMachine, NS, "vm")["status"].get("changes"):
+        return False
+    found = [d for m in world.datacenter.machines.values() for d in m.domains.values() if d.live is not None]
+    live, started = found[0].live, found[0].started
+    assert live is not None
+    assert started is not None
+    same = (live.vcpus, live.memory_mib, live.cpu_quota_percent) == (2, 768, 50)
+    devices = ({disk.name for disk in live.disks}, {nic.name for nic in live.nics}) == ({"root", "more"}, {"eth1"})
+    return same and devices and started.vcpus == 1 and found[0].plan is not None and found[0].plan.disks == live.disks
+
+
+HOT_CHANGE = Scenario("hot-change", lambda w: w.vm(**_HOT), _changed_live, (_create_roomy, _running))
 
 
 def void(value: object) -> None:
@@ -223,6 +250,7 @@ EVERY = (
     RESUME,
     HOST_LOST,
     DELETE_AWAY,
+    HOT_CHANGE,
 )
 MOVES = (MOVE, MOVE_LOCAL, MOVE_CANCELLED)
 """Their end may differ with a crash (moved, or broken off): the guest and its files are whole either way."""

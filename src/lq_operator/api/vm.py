@@ -57,6 +57,8 @@ class CpuSpec(ApiModel):
     """Weight against other VMs when CPUs are short. Left out: 1024 per vCPU's default of the host."""
     limit_percent: Annotated[int | None, Field(ge=1, le=100)] = None
     """Most of each vCPU that it may use, in percent."""
+    max_count: Annotated[int | None, Field(ge=1, le=256)] = None
+    """vCPUs that can be added while it runs, the first ones included. Left out: count, so none can. Costs the guest some memory."""
 
     cel: ClassVar[tuple[tuple[str, str], ...]] = (
         (
@@ -67,6 +69,11 @@ class CpuSpec(ApiModel):
             "!has(self.sockets) || !has(self.cores) || !has(self.threads) || self.sockets * self.cores * self.threads == self.count",
             "cpu.sockets x cpu.cores x cpu.threads must equal cpu.count",
         ),
+        ("!has(self.maxCount) || self.maxCount >= self.count", "cpu.maxCount must be at least cpu.count"),
+        (
+            "!has(self.maxCount) || !has(self.cores) || !has(self.threads) || self.maxCount % (self.cores * self.threads) == 0",
+            "cpu.maxCount must be a multiple of cpu.cores x cpu.threads: whole sockets are added",
+        ),
     )
 
 
@@ -75,11 +82,17 @@ class MemorySpec(ApiModel):
 
     size: Quantity
     """256Mi to 1Ti."""
+    max_size: Quantity | None = None
+    """Up to where memory can be added while it runs (virtio-mem). Left out: what it was started with. Costs the guest some memory."""
 
     cel: ClassVar[tuple[tuple[str, str], ...]] = (
         (
             "quantity(self.size).compareTo(quantity('256Mi')) >= 0 && quantity(self.size).compareTo(quantity('1Ti')) <= 0",
             "memory.size must be from 256Mi to 1Ti",
+        ),
+        (
+            "!has(self.maxSize) || (quantity(self.maxSize).compareTo(quantity(self.size)) >= 0 && quantity(self.maxSize).compareTo(quantity('1Ti')) <= 0)",
+            "memory.maxSize must be from memory.size to 1Ti",
         ),
     )
 
@@ -106,6 +119,22 @@ class DiskTemplate(ApiModel):
     )
 
 
+class DiskLimits(ApiModel):
+    """The most that a disk may do, reads and writes together."""
+
+    iops: Annotated[int | None, Field(ge=10, le=10_000_000)] = None
+    """Operations a second. Left out: no limit."""
+    bandwidth: Quantity | None = None
+    """Bytes a second, for example 100Mi; 64Ki to 1Ti. Left out: no limit."""
+
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (
+        (
+            "!has(self.bandwidth) || (quantity(self.bandwidth).compareTo(quantity('64Ki')) >= 0 && quantity(self.bandwidth).compareTo(quantity('1Ti')) <= 0)",
+            "disks[].limits.bandwidth must be from 64Ki to 1Ti",
+        ),
+    )
+
+
 class Disk(ApiModel):
     """One disk: an existing Volume, or a template."""
 
@@ -123,6 +152,8 @@ class Disk(ApiModel):
     """Host caching. writeback is faster and loses the last writes with the host."""
     read_only: bool = False
     """The guest cannot write."""
+    limits: DiskLimits | None = None
+    """Left out: no limit."""
 
     cel: ClassVar[tuple[tuple[str, str], ...]] = (
         ("has(self.volumeRef) != has(self.template)", "each disk has either volumeRef or template"),
@@ -146,6 +177,8 @@ class Interface(ApiModel):
     """How the guest sees it."""
     boot_order: Annotated[int | None, Field(ge=1, le=64)] = None
     """Network boot; 1 is tried first, counted together with disks."""
+    link_state: Literal["Up", "Down"] = "Up"
+    """Down: as if the cable were out."""
 
     cel: ClassVar[tuple[tuple[str, str], ...]] = (
         ("!has(self.address) || self.addressing == 'Claim'", "interfaces[].address is for addressing Claim only"),

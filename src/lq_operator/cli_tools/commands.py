@@ -81,6 +81,19 @@ def add_simulate(commands: Any) -> None:
     more.add_argument("-n", "--namespace", default="default")
 
 
+def add_explain(commands: Any) -> None:
+    """lq-operator explain."""
+    parser = commands.add_parser("explain", help="what a change of each field does to a running VM")
+    topics = parser.add_subparsers(dest="topic", metavar="TOPIC", required=True)
+    text = "every field of VirtualMachine.spec: live, with a power cycle, with a move, impossible"
+    fields = topics.add_parser("fields", help=text, description=text)
+    action = fields.add_mutually_exclusive_group()
+    action.add_argument("--write", type=Path, metavar="ROOT", help="write page and policy into this checkout")
+    action.add_argument("--check", type=Path, metavar="ROOT", help="fail when those of this checkout differ")
+    _add_output(fields)
+    fields.set_defaults(tool=_explain)
+
+
 def _add_scenario(scenarios: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = scenarios.add_parser(name, help=text, description=text)
     parser.add_argument("--cluster", help="HypervisorCluster; needed where there are several")
@@ -109,6 +122,12 @@ def _why(arguments: argparse.Namespace) -> int:
     from lq_operator.cli_tools import why
 
     return why.run(arguments)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from lq_operator.cli_tools import explain
+
+    return explain.run(arguments.write, arguments.check, arguments.output)
 
 
 def _replay(arguments: argparse.Namespace) -> int:

@@ -41,6 +41,7 @@ from lq_operator.controllers.runtime.tenure import Tenure
 from lq_operator.controllers.runtime.wiring import Routes
 from lq_operator.controllers.vm.act import Actor
 from lq_operator.controllers.vm.controller import VmController
+from lq_operator.controllers.vm.hotchange import HotChanger
 from lq_operator.controllers.vm.memory import Memories
 from lq_operator.controllers.vm.observe import Observer
 from lq_operator.controllers.vm.report import Reporter
@@ -164,13 +165,15 @@ class HostSet:
 
     def _vm(self) -> VmController:
         w = self.world
+        starter = Starter(w.resources, self.book, w.clock)
         return VmController(
             w.store,
             w.resources,
             self._namespaces,
             self._attachments,
             self._observer,
-            Actor(w.store, w.resources, self.book, Starter(w.resources, self.book, w.clock)),
+            Actor(w.store, w.resources, self.book, starter),
+            HotChanger(w.store, self.book, starter, self._attachments),
             Reporter(w.store, w.resources, w.events, self.guests, w.clock),
             self._memories,
         )

@@ -19,7 +19,7 @@ from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.finalizers import ensure_finalizer, remove_finalizer
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.placements import placement_of
-from lq_operator.controllers.runtime.refs import Namespaces, Refs
+from lq_operator.controllers.runtime.refs import Namespaces, Refs, disk_volumes
 from lq_operator.controllers.runtime.status import report_status
 from lq_operator.controllers.runtime.tombstones import doomed_files, leave_tombstone
 from lq_operator.convert.power import should_run
@@ -219,9 +219,7 @@ class VolumeController:
             and user.status.placement is not None
             and user.status.placement.phase in ("Committed", "Moving")
         ):
-            message = f"grows to {volume.spec.size} when VirtualMachine {user.metadata.name} is stopped"
-            await self._write(volume, Progress.WORKING, "GrowthWaits", message, status)
-            return None
+            return await self._grow_under(volume, user, wanted, status)
         entry = self._reachable(volume)
         if entry is None:
             await self._write(volume, Progress.WORKING, "GrowthWaits", "its host is not to be reached now", status)
@@ -229,6 +227,43 @@ class VolumeController:
         await entry.host.resize_volume(f"lq-{volume.status.pool}", volume.status.chain[0].file, wanted)
         await self._write(volume, Progress.READY, "Ready", "", status | {"sizeBytes": wanted})
         return None
+
+    async def _grow_under(
+        self, volume: Volume, user: VirtualMachine, wanted: int, status: dict[str, Any]
+    ) -> Requeue | None:
+        """While its VM is on a host: by the QEMU that has the file open, if it does; nobody else may touch it.
+
+        A late growth is refused by nothing and harms nothing: it is what was declared, and a file only ever grows.
+        """
+        entry, disk, why = self._open_in(volume, user)
+        if entry is not None:
+            try:
+                await entry.host.grow_disk(self._identity(user).domain_name, disk, wanted)
+            except (Rejected, Conflict) as error:
+                why = str(error)[:300]
+            else:
+                await self._write(volume, Progress.READY, "Ready", "", status | {"sizeBytes": wanted})
+                return None
+        message = f"grows to {volume.spec.size} when VirtualMachine {user.metadata.name} is stopped: {why}"
+        await self._write(volume, Progress.WORKING, "GrowthWaits", message, status)
+        return Requeue.after(IN_USE_S)
+
+    def _open_in(self, volume: Volume, user: VirtualMachine) -> tuple[OwnedHost | None, str, str]:
+        """(host, disk) whose running guest has it; else why that cannot be said."""
+        placement = placement_of(user)
+        entry = self.book.owned(placement.node) if placement is not None else None
+        if placement is None or placement.phase is not Phase.COMMITTED:
+            return None, "", "it is being moved"
+        if entry is None or entry.uuid != placement.host_uuid:
+            return None, "", "its host is not to be reached now"
+        domain = entry.domains.get(self._identity(user).domain_name)
+        disk = next((disk for disk, name in disk_volumes(user).items() if name == volume.metadata.name), "")
+        if domain is None or not domain.state.runs or domain.epoch != placement.epoch or not disk:
+            return None, "", "its guest does not run with it now"
+        return entry, disk, ""
+
+    def _identity(self, user: VirtualMachine) -> Identity:
+        return Identity(self.book.installation, user.metadata.namespace or "", user.metadata.name)
 
     def _reachable(self, volume: Volume) -> OwnedHost | None:
         """A host from which its file can be touched."""

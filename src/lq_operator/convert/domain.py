@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lq_operator.api.vm import HardwareStatus, SlotStatus, VirtualMachine
+from lq_operator.convert.record import spec_record
 from lq_operator.core.model import DiskPlan, DomainPlan, Epoch, HardwareAbi, Identity, NicPlan
+from lq_operator.core.units import parse_bytes, parse_mib
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +55,17 @@ class HostSide:
     nvram_path: str = ""
 
 
+_DECISIONS = {
+    "placement", "availability", "migration", "power_state", "restart_policy", "shutdown", "class_name", "description",
+}  # fmt: skip
+
+
 def spec_hash(vm: VirtualMachine, size: Size) -> str:
     """Twelve hex digits over everything that a domain definition is made of; wishes about placement are left out."""
     relevant = vm.spec.model_dump(
         mode="json",
         by_alias=True,
-        exclude={"placement", "availability", "power_state", "restart_policy", "shutdown", "class_name", "description"},
+        exclude=_DECISIONS,
     )
     text = json.dumps([relevant, size.cpu, size.memory_mib], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -77,7 +84,7 @@ def domain_plan(
 ) -> DomainPlan:
     """The definition of this VM for one start on one host. `addresses`: (interface, claimed address)."""
     spec = vm.spec
-    abi = hardware_abi(vm.status.hardware)
+    abi = _abi(vm)
     cpu = spec.cpu
     cpu_mode, cpu_model = _cpu(abi.cpu_model or host.cpu_model)
     return DomainPlan(
@@ -88,6 +95,8 @@ def domain_plan(
         gate_path=host.gate_path,
         vcpus=size.cpu,
         memory_mib=size.memory_mib,
+        vcpus_max=(cpu.max_count or 0) if cpu else 0,
+        memory_max_mib=parse_mib(spec.memory.max_size) if spec.memory and spec.memory.max_size else 0,
         sockets=(cpu.sockets or 0) if cpu else 0,
         cores=(cpu.cores or 0) if cpu else 0,
         threads=(cpu.threads or 0) if cpu else 0,
@@ -110,8 +119,21 @@ def domain_plan(
         tpm=spec.tpm,
         watchdog=spec.watchdog or "",
         addresses=addresses,
+        record=spec_record(vm),
         hardware=abi,
     )
+
+
+def _abi(vm: VirtualMachine) -> HardwareAbi:
+    """What the guest saw first; a CPU model that the spec names since then is another CPU, and recorded anew."""
+    abi = hardware_abi(vm.status.hardware)
+    return replace(abi, cpu_model="", cpu_features=()) if _other_cpu(vm, abi) else abi
+
+
+def _other_cpu(vm: VirtualMachine, known: HardwareAbi) -> bool:
+    """The spec names a CPU model, and not the one that was recorded."""
+    wish = vm.spec.cpu.model if vm.spec.cpu else None
+    return bool(wish and known.cpu_model and wish != known.cpu_model)
 
 
 def _cpu(model: str) -> tuple[str, str]:
@@ -135,6 +157,8 @@ def _disks(vm: VirtualMachine, resolved: tuple[ResolvedDisk, ...], abi: Hardware
                 bus=disk.bus,
                 read_only=disk.read_only,
                 cache=disk.cache,
+                iops=(disk.limits.iops or 0) if disk.limits else 0,
+                bytes_per_second=parse_bytes(disk.limits.bandwidth) if disk.limits and disk.limits.bandwidth else 0,
                 boot_order=disk.boot_order or (1 if index == 0 and not explicit else 0),
                 serial=disk.name[:20],
                 slot=slots.get(f"disk/{disk.name}", ""),
@@ -159,6 +183,7 @@ def _nics(vm: VirtualMachine, resolved: tuple[ResolvedNic, ...], abi: HardwareAb
                 mtu=where.mtu,
                 model=interface.model,
                 boot_order=interface.boot_order or 0,
+                link_up=interface.link_state == "Up",
                 slot=slots.get(f"nic/{interface.name}", ""),
             )
         )
@@ -189,10 +214,11 @@ def merged_abi(known: HardwareAbi, seen: HardwareAbi, vm: VirtualMachine) -> Har
             if device in named or not device.startswith(("disk/", "nic/"))
         )
 
+    known = replace(known, cpu_model="") if _other_cpu(vm, known) else known
     return HardwareAbi(
         machine=known.machine or seen.machine,
         cpu_model=known.cpu_model or seen.cpu_model,
-        cpu_features=known.cpu_features if known.machine else seen.cpu_features,
+        cpu_features=known.cpu_features if known.cpu_model else seen.cpu_features,
         slots=merge(known.slots, seen.slots),
         targets=merge(known.targets, seen.targets),
     )

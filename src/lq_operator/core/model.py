@@ -298,6 +298,8 @@ class DiskPlan:
     discard: bool = True
     slot: str = ""
     target: str = ""  # vda, sda ...; filled by the hardware plan so that it stays
+    iops: int = 0  # reads and writes together; 0 = no limit
+    bytes_per_second: int = 0  # the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +339,8 @@ class DomainPlan:
     gate_path: str
     vcpus: int
     memory_mib: int
+    vcpus_max: int = 0  # that can be plugged in; 0 = vcpus
+    memory_max_mib: int = 0  # up to where memory can be added (virtio-mem); 0 = memory_mib
     sockets: int = 0  # 0 = vcpus sockets of one core
     cores: int = 0
     threads: int = 0
@@ -360,6 +364,7 @@ class DomainPlan:
     rng: bool = True
     watchdog: str = ""  # '', 'reset', 'poweroff', 'pause'
     addresses: tuple[tuple[str, str], ...] = ()  # (interface, claimed address), for whoever finds the domain
+    record: tuple[tuple[str, str], ...] = ()  # spec path -> value, of what the devices do not tell
     hotplug_ports: int = 8
     hardware: HardwareAbi = field(default_factory=HardwareAbi)
 

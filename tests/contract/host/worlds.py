@@ -160,6 +160,10 @@ class MemoryWorld:
     async def remove_dir(self, path: str) -> None:
         self._machine.remove_dir(path)
 
+    def hold(self, device: str) -> None:
+        """The guest does not let go of it."""
+        self._machine.hotplug.holds.add(device)
+
     async def define_foreign(self, domain_name: str) -> None:
         self._machine.define_foreign(domain_name)
 

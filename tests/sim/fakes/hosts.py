@@ -16,6 +16,7 @@ from tests.sim.fakes.consoles import Consoles, FakeConsole
 from tests.sim.fakes.machine import File, Machine, Started
 from tests.sim.fakes.moving import Move, Moves
 
+from lq_operator.core.lifecycle.shape import GuestShape
 from lq_operator.core.model import (
     DomainEvent,
     DomainPlan,
@@ -427,6 +428,53 @@ class FakeHost:
 
     async def resume(self, domain_name: str) -> None:
         await self._write("resume", domain_name, lambda: self.machine.resume(domain_name))
+
+    async def read_shape(self, domain_name: str) -> GuestShape:
+        return await self._read("read_shape", domain_name, lambda: self.machine.hotplug.read_shape(domain_name))
+
+    async def set_vcpus(self, domain_name: str, count: int) -> None:
+        act = lambda: self.machine.hotplug.set_vcpus(domain_name, count)  # noqa: E731
+        await self._write("set_vcpus", f"{domain_name} {count}", act)
+
+    async def set_memory(self, domain_name: str, size_mib: int) -> None:
+        act = lambda: self.machine.hotplug.set_memory(domain_name, size_mib)  # noqa: E731
+        await self._write("set_memory", f"{domain_name} {size_mib}", act)
+
+    async def set_cpu_tuning(self, domain_name: str, *, shares: int, quota_percent: int) -> None:
+        act = lambda: self.machine.hotplug.set_cpu_tuning(domain_name, shares, quota_percent)  # noqa: E731
+        await self._write("set_cpu_tuning", domain_name, act)
+
+    async def attach_disk(self, plan: DomainPlan, disk: str) -> None:
+        act = lambda: self.machine.hotplug.attach_disk(plan, disk)  # noqa: E731
+        await self._write("attach_disk", f"{plan.identity.domain_name} {disk}", act)
+
+    async def detach_disk(self, domain_name: str, disk: str) -> None:
+        act = lambda: self.machine.hotplug.detach_disk(domain_name, disk)  # noqa: E731
+        await self._write("detach_disk", f"{domain_name} {disk}", act)
+
+    async def set_disk_limits(self, plan: DomainPlan, disk: str) -> None:
+        act = lambda: self.machine.hotplug.set_disk_limits(plan, disk)  # noqa: E731
+        await self._write("set_disk_limits", f"{plan.identity.domain_name} {disk}", act)
+
+    async def grow_disk(self, domain_name: str, disk: str, capacity_bytes: int) -> None:
+        act = lambda: self.machine.hotplug.grow_disk(domain_name, disk, capacity_bytes)  # noqa: E731
+        await self._write("grow_disk", f"{domain_name} {disk}", act)
+
+    async def attach_nic(self, plan: DomainPlan, nic: str) -> None:
+        act = lambda: self.machine.hotplug.attach_nic(plan, nic)  # noqa: E731
+        await self._write("attach_nic", f"{plan.identity.domain_name} {nic}", act)
+
+    async def detach_nic(self, domain_name: str, nic: str) -> None:
+        act = lambda: self.machine.hotplug.detach_nic(domain_name, nic)  # noqa: E731
+        await self._write("detach_nic", f"{domain_name} {nic}", act)
+
+    async def update_nic(self, plan: DomainPlan, nic: str) -> None:
+        act = lambda: self.machine.hotplug.update_nic(plan, nic)  # noqa: E731
+        await self._write("update_nic", f"{plan.identity.domain_name} {nic}", act)
+
+    async def set_marks(self, domain_name: str, *, spec_hash: str, record: tuple[tuple[str, str], ...]) -> None:
+        act = lambda: self.machine.hotplug.set_marks(domain_name, spec_hash, record)  # noqa: E731
+        await self._write("set_marks", domain_name, act)
 
     async def save(self, domain_name: str, path: str) -> None:
         await self._write("save", f"{domain_name} {path}", lambda: self.machine.save(domain_name, path))

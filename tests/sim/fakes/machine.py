@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from tests.sim.fakes.hotplug import Hotplug
+
 from lq_operator.adapters.libvirt.xml.build import file_name
 from lq_operator.adapters.libvirt.xml.domain import domain_xml
 from lq_operator.core.model import (
@@ -60,7 +62,7 @@ class Pool:
 
 @dataclass
 class Domain:
-    """A domain. `plan` is the inactive definition (None: somebody's own), `live` what runs.
+    """A domain. `plan` is the inactive definition (None: somebody's own), `live` what runs, `started` what it was then.
 
     `holds_guest` False: its QEMU waits for a guest that is moved here, or has given it away.
     """
@@ -72,6 +74,7 @@ class Domain:
     reason: str = "unknown"
     live: DomainPlan | None = None
     holds_guest: bool = True
+    started: DomainPlan | None = None
 
 
 @dataclass
@@ -105,6 +108,7 @@ class Machine:
         self.agent = True
         self.obedient = True
         self.asked: list[tuple[str, str]] = []
+        self.hotplug = Hotplug(self)
         self.emit: Callable[[DomainEvent], None] = _quiet
         self.on_start: Callable[[Started], None] = lambda started: None
 
@@ -120,6 +124,7 @@ class Machine:
         twin.domains = {name: replace(domain) for name, domain in self.domains.items()}
         twin.memory_mib, twin.agent, twin.obedient = self.memory_mib, self.agent, self.obedient
         twin.usable_cpu_models = self.usable_cpu_models
+        twin.hotplug.holds = set(self.hotplug.holds)
         return twin
 
     # ------------------------------------------------------------ power
@@ -295,7 +300,8 @@ class Machine:
         domain = self.domains.get(name)
         return _describe(domain) if domain is not None else None
 
-    def _domain(self, name: str) -> Domain:
+    def domain(self, name: str) -> Domain:
+        """NotFound where there is none."""
         domain = self.domains.get(name)
         if domain is None:
             raise NotFound(f"there is no domain {name} on {self.name}")
@@ -316,7 +322,7 @@ class Machine:
             domain.plan, domain.persistent = plan, True
 
     def start(self, name: str, *, paused: bool) -> None:
-        domain = self._domain(name)
+        domain = self.domain(name)
         if domain.state.runs:
             raise Conflict(f"domain {name} runs already")
         assert domain.plan is not None
@@ -325,7 +331,8 @@ class Machine:
     def _run(self, domain: Domain, plan: DomainPlan, *, paused: bool) -> None:
         """QEMU comes up, or says why not."""
         self._look_for_files(domain.name, plan)
-        domain.live, domain.holds_guest = plan, True
+        domain.live = domain.started = plan
+        domain.holds_guest = True
         domain.state, domain.reason = (DomainState.PAUSED, "starting-up") if paused else (DomainState.RUNNING, "booted")
         self.on_start(Started(self.name, plan.identity, plan.epoch))
         self._tell(domain.name, "lifecycle", "started:booted")
@@ -368,18 +375,18 @@ class Machine:
         self._tell(name, "lifecycle", f"stopped:{reason}")
 
     def shutdown(self, name: str, mode: str) -> None:
-        if not self._domain(name).state.runs:
+        if not self.domain(name).state.runs:
             raise Conflict(f"domain {name} does not run")
         if mode == "agent" and not self.agent:
             raise Transient(f"the agent of {name} does not answer")
         self.asked.append((name, mode))
 
     def reset(self, name: str) -> None:
-        if not self._domain(name).state.runs:
+        if not self.domain(name).state.runs:
             raise Conflict(f"domain {name} does not run")
 
     def destroy(self, name: str) -> None:
-        self._domain(name)
+        self.domain(name)
         self.end(name, "destroyed")
 
     def undefine(self, name: str) -> None:
@@ -392,21 +399,21 @@ class Machine:
             del self.domains[name]
 
     def pause(self, name: str) -> None:
-        domain = self._domain(name)
+        domain = self.domain(name)
         if not domain.state.runs:
             raise Conflict(f"domain {name} does not run")
         domain.state, domain.reason = DomainState.PAUSED, "user"
         self._tell(name, "lifecycle", "suspended:paused")
 
     def resume(self, name: str) -> None:
-        domain = self._domain(name)
+        domain = self.domain(name)
         if not domain.state.runs:
             raise Conflict(f"domain {name} does not run")
         domain.state, domain.reason = DomainState.RUNNING, "unpaused"
         self._tell(name, "lifecycle", "resumed:unpaused")
 
     def save(self, name: str, path: str) -> None:
-        domain = self._domain(name)
+        domain = self.domain(name)
         if not domain.state.runs:
             raise Conflict(f"domain {name} does not run")
         if self._files(path.rpartition("/")[0]) is None:
@@ -421,13 +428,13 @@ class Machine:
         if file.image.identity.domain_uuid != plan.identity.domain_uuid:
             raise Rejected(f"{path} is the suspend image of {file.image.identity.domain_name}")
         self.define(plan)
-        domain = self._domain(plan.identity.domain_name)
+        domain = self.domain(plan.identity.domain_name)
         if domain.state.runs:
             raise Conflict(f"domain {domain.name} runs already")
         self._run(domain, plan, paused=False)
 
     def guest_facts(self, name: str) -> GuestFacts:
-        domain = self._domain(name)
+        domain = self.domain(name)
         if domain.live is None or domain.state is not DomainState.RUNNING:
             raise Transient(f"the agent of {name} does not answer: it does not run")
         if not domain.live.guest_agent or not self.agent:
@@ -436,7 +443,7 @@ class Machine:
         return GuestFacts(domain.live.identity.name, "Linux", "6", "6.1", "8.0", addresses)
 
     def read_hardware(self, name: str) -> HardwareAbi:
-        domain = self._domain(name)
+        domain = self.domain(name)
         plan = domain.live or domain.plan
         assert plan is not None
         kept, targets = dict(plan.hardware.slots), dict(plan.hardware.targets)

@@ -7,10 +7,11 @@ import queue
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from lq_operator.adapters.libvirt import agent, console, domains, inventory, moves, networks, screen, storage
+from lq_operator.adapters.libvirt import agent, console, domains, hotplug, inventory, moves, networks, screen, storage
 from lq_operator.adapters.libvirt.calls import Call, Calls, Lane
 from lq_operator.adapters.libvirt.connection import Opened
 from lq_operator.adapters.libvirt.movelane import MoveLane
+from lq_operator.core.lifecycle.shape import GuestShape
 from lq_operator.core.model import (
     DomainPlan,
     DomainSeen,
@@ -56,6 +57,11 @@ def _write(name: str) -> Call:
 
 def _power(name: str) -> Call:
     return Call(name, START_S, writes=True, lane=Lane.START)
+
+
+def _plug(name: str) -> Call:
+    """The guest has a say, so it takes as long as the guest does: not in the lane of the short calls."""
+    return Call(name, WRITE_S, writes=True, lane=Lane.START)
 
 
 def _long(name: str, timeout_s: float) -> Call:
@@ -194,6 +200,45 @@ class LibvirtHost:
 
     async def start_post_copy(self, domain_name: str) -> None:
         await self._run(_write("start_post_copy"), domain_name, moves.start_post_copy, domain_name)
+
+    # ------------------------------------------------------------ changes of a running guest
+
+    async def read_shape(self, domain_name: str) -> GuestShape:
+        return await self._run(_read("read_shape"), domain_name, hotplug.observe_shape, domain_name)
+
+    async def set_vcpus(self, domain_name: str, count: int) -> None:
+        await self._run(_write("set_vcpus"), domain_name, hotplug.set_vcpus, domain_name, count)
+
+    async def set_memory(self, domain_name: str, size_mib: int) -> None:
+        await self._run(_write("set_memory"), domain_name, hotplug.set_memory, domain_name, size_mib)
+
+    async def set_cpu_tuning(self, domain_name: str, *, shares: int, quota_percent: int) -> None:
+        call = _write("set_cpu_tuning")
+        await self._run(call, domain_name, hotplug.set_cpu_tuning, domain_name, shares, quota_percent)
+
+    async def attach_disk(self, plan: DomainPlan, disk: str) -> None:
+        await self._run(_plug("attach_disk"), plan.identity.key, hotplug.attach_disk, plan, disk)
+
+    async def detach_disk(self, domain_name: str, disk: str) -> None:
+        await self._run(_plug("detach_disk"), domain_name, hotplug.detach, domain_name, f"disk/{disk}")
+
+    async def set_disk_limits(self, plan: DomainPlan, disk: str) -> None:
+        await self._run(_write("set_disk_limits"), plan.identity.key, hotplug.set_disk_limits, plan, disk)
+
+    async def grow_disk(self, domain_name: str, disk: str, capacity_bytes: int) -> None:
+        await self._run(_plug("grow_disk"), domain_name, hotplug.grow_disk, domain_name, disk, capacity_bytes)
+
+    async def attach_nic(self, plan: DomainPlan, nic: str) -> None:
+        await self._run(_plug("attach_nic"), plan.identity.key, hotplug.attach_nic, plan, nic)
+
+    async def detach_nic(self, domain_name: str, nic: str) -> None:
+        await self._run(_plug("detach_nic"), domain_name, hotplug.detach, domain_name, f"nic/{nic}")
+
+    async def update_nic(self, plan: DomainPlan, nic: str) -> None:
+        await self._run(_write("update_nic"), plan.identity.key, hotplug.update_nic, plan, nic)
+
+    async def set_marks(self, domain_name: str, *, spec_hash: str, record: tuple[tuple[str, str], ...]) -> None:
+        await self._run(_write("set_marks"), domain_name, hotplug.set_marks, domain_name, spec_hash, record)
 
     # ------------------------------------------------------------ storage
 

@@ -18,6 +18,7 @@ from lq_operator.core.lifecycle.world import Lack
 from lq_operator.core.model import Identity
 from lq_operator.core.network.ipam import Subnet
 from lq_operator.core.result import Conflict
+from lq_operator.core.units import parse_bytes
 from lq_operator.ports import Resources, Store
 
 CLAIM_ATTEMPTS = 16
@@ -68,6 +69,8 @@ async def _ensure_volume(
             await resources.create(_volume(vm, disk_name))
         except Conflict:
             found = await resources.get(Volume, vm.metadata.namespace, name)
+    if found is not None and found.metadata.labels.get(VM_LABEL) == vm.metadata.name:
+        await _grow_volume(vm, disk_name, found, resources)
     if found is not None and found.metadata.labels.get(VM_LABEL) != vm.metadata.name:
         where = f"spec.disks[{disk_name}].template"
         children.lacks.append(
@@ -77,6 +80,20 @@ async def _ensure_volume(
                 stalled=True,
             )
         )
+
+
+async def _grow_volume(vm: VirtualMachine, disk_name: str, volume: Volume, resources: Resources) -> None:
+    """The template asks for more than the Volume does. Never for less: that is a preview's matter."""
+    template = next(disk.template for disk in vm.spec.disks if disk.name == disk_name)
+    if template is None or volume.deleting or parse_bytes(template.size) <= parse_bytes(volume.spec.size):
+        return
+    meta = volume.metadata
+    operations = [
+        {"op": "test", "path": "/metadata/uid", "value": meta.uid},
+        {"op": "test", "path": "/spec/size", "value": volume.spec.size},
+        {"op": "replace", "path": "/spec/size", "value": template.size},
+    ]
+    await resources.json_patch(Volume, meta.namespace, meta.name, operations, manager="lq-vm")
 
 
 def _volume(vm: VirtualMachine, disk_name: str) -> Volume:

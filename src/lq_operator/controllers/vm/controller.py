@@ -12,6 +12,7 @@ from lq_operator.controllers.runtime.refs import Namespaces, Refs
 from lq_operator.controllers.runtime.statefiles import STATE_POOL, suspended_epochs
 from lq_operator.controllers.vm.act import Actor
 from lq_operator.controllers.vm.children import Children, ensure_children
+from lq_operator.controllers.vm.hotchange import HotChanger
 from lq_operator.controllers.vm.memory import Memories, VmMemory
 from lq_operator.controllers.vm.observe import Observer
 from lq_operator.controllers.vm.prepare import Prepared, prepare
@@ -44,6 +45,7 @@ class VmController:
     attachments: Attachments
     observer: Observer
     actor: Actor
+    hotchanger: HotChanger
     reporter: Reporter
     memories: Memories
 
@@ -118,10 +120,12 @@ class VmController:
             # Whoever started it died before saying what it sees.
             hardware = await self._hardware(vm, identity, world)
         decision = replace(decision, counts_restart=automatic)
-        await self.reporter.report(vm, world, decision, effect, prepared, memory, hardware)
+        hot = await self.hotchanger.settle(vm, identity, world, prepared, memory)
+        await self.reporter.report(vm, world, decision, effect, prepared, memory, hardware, hot)
         if decision.give_up:
             return Requeue.now()
-        return Requeue.after(decision.requeue_s) if decision.requeue_s is not None else None
+        waits = [wait_s for wait_s in (decision.requeue_s, hot.again_s) if wait_s is not None]
+        return Requeue.after(min(waits)) if waits else None
 
     def _hold_s(self, vm: VirtualMachine, decision: Decision, memory: VmMemory) -> float:
         """Seconds to hold back a first status that would only say "on the way": a quick start is then one write."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lq_operator.core.failover.facts import Memory
@@ -9,6 +10,16 @@ from lq_operator.core.model import Epoch
 
 ASK_AGAIN_S = 15.0
 """A guest that was still booting has not heard the button: it is asked again that often until its deadline."""
+
+
+@dataclass(slots=True)
+class Tried:
+    """A change of the running guest that was tried: not again before `until_s` (monotonic). `error`: why it failed,
+    '' where the guest was asked and may take its time."""
+
+    until_s: float
+    count: int = 1
+    error: str = ""
 
 
 @dataclass(slots=True)
@@ -32,6 +43,17 @@ class VmMemory:
     started_hash: str = ""
     resets_begun: set[str] = field(default_factory=set)
     resets_done: set[str] = field(default_factory=set)
+    hot: dict[str, Tried] = field(default_factory=dict)
+
+    def hot_asked(self, path: str, until_s: float) -> None:
+        """The guest was asked for this change of its spec."""
+        self.hot[path] = Tried(until_s)
+
+    def hot_failed(self, path: str, error: str, now_s: float, backoff_s: Sequence[float]) -> None:
+        """It was refused; the wait grows."""
+        before = self.hot.get(path)
+        count = before.count + 1 if before is not None and before.error else 1
+        self.hot[path] = Tried(now_s + backoff_s[min(count, len(backoff_s)) - 1], count, error)
 
     def asked_of(self, epoch: Epoch | None, now_s: float) -> tuple[str, ...]:
         """How this run was asked to stop lately; nothing once that is so long ago that it is to be asked anew."""

@@ -15,11 +15,19 @@ from lq_operator.api.vm import (
     VirtualMachine,
 )
 from lq_operator.api.vmoperation import VirtualMachineOperation
-from lq_operator.controllers.runtime.conditions import Progress, dump_conditions, only, set_condition, set_progress
+from lq_operator.controllers.runtime.conditions import Progress, dump_conditions, only, set_progress
 from lq_operator.controllers.runtime.guestbook import GuestBook, GuestSaid
 from lq_operator.controllers.runtime.placements import epoch_of, scheduled_operations
 from lq_operator.controllers.runtime.refs import disk_volumes
 from lq_operator.controllers.runtime.status import report_status
+from lq_operator.controllers.vm.changes import (
+    PENDING_CHANGES,
+    RESTART_REQUIRED,
+    change_conditions,
+    change_events,
+    told_changes,
+)
+from lq_operator.controllers.vm.hotchange import UNSEEN, Hot
 from lq_operator.controllers.vm.memory import VmMemory
 from lq_operator.controllers.vm.observe import after_seconds, seconds_until
 from lq_operator.controllers.vm.prepare import Prepared
@@ -36,8 +44,7 @@ MANAGER = "lq-vm"
 OPERATION_MANAGER = "lq-vmop"
 STABLE_S = 600.0
 """After this long a guest's restarts are counted from zero again, as Kubernetes does with its back-off."""
-RESTART_REQUIRED = "RestartRequired"
-MY_CONDITIONS = ("Ready", "Reconciling", "Stalled", RESTART_REQUIRED)
+MY_CONDITIONS = ("Ready", "Reconciling", "Stalled", RESTART_REQUIRED, PENDING_CHANGES)
 
 SCHEDULED_MANAGER = "lq-scheduler"
 """Scheduled has one manager, whoever writes it: no apply of the other's conditions takes it away."""
@@ -70,6 +77,7 @@ class Reporter:
         prepared: Prepared,
         memory: VmMemory,
         hardware: HardwareAbi | None,
+        hot: Hot = UNSEEN,
     ) -> None:
         """Say where the VM stands. Silent for an object that is gone."""
         now = self.clock.now_rfc3339()
@@ -87,19 +95,12 @@ class Reporter:
             generation=vm.metadata.generation,
             now=now,
         )
-        started_hash = _started_hash(world, memory) if running else ""
+        hardware = hardware or hot.hardware
         guest_abi = hardware_status(hardware) if hardware else vm.status.hardware
-        effective = _effective(vm, prepared, started_hash, guest_abi)
-        pending = _pending_changes(vm, prepared, effective, started_hash)
-        conditions = set_condition(
-            conditions,
-            RESTART_REQUIRED,
-            "True" if pending else "False",
-            "SpecChanged" if pending else "UpToDate",
-            pending,
-            generation=vm.metadata.generation,
-            now=now,
-        )
+        started_hash = _started_hash(world, prepared, memory, hot, vm) if running else ""
+        effective = _effective(vm, prepared, started_hash, guest_abi, hot)
+        changes = told_changes(vm, hot, running=running or decision.state == "Unknown")
+        conditions = change_conditions(conditions, changes, hot, generation=vm.metadata.generation, now=now)
         status: dict[str, Any] = {
             "observedGeneration": vm.metadata.generation,
             "conditions": dump_conditions(only(conditions, MY_CONDITIONS)),
@@ -109,7 +110,8 @@ class Reporter:
             "guest": _dump(guest),
             "addresses": list(dict.fromkeys([*claimed, *addresses])) if running else [],
             "interfaces": [_dump(interface) for interface in interfaces],
-            "disks": [_dump(disk) for disk in _disks(vm, prepared, kept=running and bool(pending))],
+            "disks": [_dump(disk) for disk in _disks(vm, prepared, _kept_disks(vm, hot, running=running))],
+            "changes": [_dump(change) for change in changes],
         }
         try:
             wrote = await report_status(self.resources, vm, status, MANAGER)
@@ -118,6 +120,8 @@ class Reporter:
             return
         if wrote:
             self._tell(vm, decision)
+        for reason, message, warning in change_events(vm, changes, hot):
+            self.events.emit(vm, reason, message, warning=warning)
 
     async def _unscheduled(self, vm: VirtualMachine, world: VmWorld, decision: Decision, now: str) -> None:
         """Why the scheduler is not asked yet: it never sees a VM without a placement."""
@@ -271,20 +275,27 @@ def _state_node(before: PowerStatus, decision: Decision, memory: VmMemory, prepa
     return memory.saved_on or before.state_node
 
 
-def _started_hash(world: VmWorld, memory: VmMemory) -> str:
-    """Of the spec that the running guest was started with: its domain says it."""
+def _started_hash(world: VmWorld, prepared: Prepared, memory: VmMemory, hot: Hot, vm: VirtualMachine) -> str:
+    """Of the spec that the running guest is made by: its domain says it."""
+    if hot.known and not hot.changes and hot.shape is not None and prepared.size is not None:
+        return spec_hash(vm, prepared.size)  # has just been brought there
     domain = world.placed.domain if world.placed else None
     return (domain.spec_hash if domain is not None else "") or memory.started_hash
 
 
-def _effective(vm: VirtualMachine, prepared: Prepared, started_hash: str, guest_abi: HardwareStatus) -> EffectiveStatus:
-    """What holds now: a running guest keeps what it was started with, whatever the spec says meanwhile."""
+def _effective(
+    vm: VirtualMachine, prepared: Prepared, started_hash: str, guest_abi: HardwareStatus, hot: Hot
+) -> EffectiveStatus:
+    """What holds now: a running guest keeps what it is made of, whatever the spec says meanwhile."""
     before = vm.status.effective
     if prepared.size is None or prepared.cluster is None:
         return before
     wished_hash = spec_hash(vm, prepared.size)
     if started_hash and started_hash != wished_hash and before.cpu:
-        return before.model_copy(update={"spec_hash": started_hash})
+        now: dict[str, object] = {"spec_hash": started_hash}
+        if hot.shape is not None and not before.class_name:
+            now |= {"cpu": hot.shape.vcpus, "memory_mib": hot.shape.memory_mib}
+        return before.model_copy(update=now)
     return EffectiveStatus(
         cluster=prepared.cluster.metadata.name,
         class_name=prepared.size.class_name,
@@ -294,19 +305,6 @@ def _effective(vm: VirtualMachine, prepared: Prepared, started_hash: str, guest_
         machine=guest_abi.machine or before.machine,
         spec_hash=started_hash or wished_hash,
     )
-
-
-def _pending_changes(vm: VirtualMachine, prepared: Prepared, effective: EffectiveStatus, started_hash: str) -> str:
-    """What the next start will change, '' where the guest runs as the spec says."""
-    if not started_hash or prepared.size is None or started_hash == spec_hash(vm, prepared.size):
-        return ""
-    changes = []
-    if effective.cpu != prepared.size.cpu:
-        changes.append(f"vCPUs {effective.cpu} -> {prepared.size.cpu}")
-    if effective.memory_mib != prepared.size.memory_mib:
-        changes.append(f"memory {effective.memory_mib} -> {prepared.size.memory_mib} MiB")
-    what = ", ".join(changes) or "devices or settings of the guest"
-    return f"{what}: takes effect at the next start; create a Restart operation when it suits"
 
 
 def _guest(vm: VirtualMachine, said: GuestSaid | None, running: bool) -> tuple[GuestStatus, list[str]]:
@@ -352,8 +350,14 @@ def _interfaces(
     return found
 
 
-def _disks(vm: VirtualMachine, prepared: Prepared, *, kept: bool) -> list[DiskStatus]:
-    """`kept`: the guest runs with what an earlier spec said, so a disk that was taken out of it is still attached."""
+def _kept_disks(vm: VirtualMachine, hot: Hot, *, running: bool) -> set[str]:
+    """Disks that spec does not name any more and that the guest has still, or may have."""
+    if not running or (hot.known and hot.shape is None):
+        return set()
+    return {disk.name for disk in (vm.status.disks if hot.shape is None else hot.shape.disks)}
+
+
+def _disks(vm: VirtualMachine, prepared: Prepared, kept: set[str]) -> list[DiskStatus]:
     ready = {disk.name for disk in prepared.disks}
     missing = {lack.message for lack in (*prepared.pending, *prepared.blockers)}
     wanted = [
@@ -365,8 +369,7 @@ def _disks(vm: VirtualMachine, prepared: Prepared, *, kept: bool) -> list[DiskSt
         )
         for name, volume in disk_volumes(vm).items()
     ]
-    if not kept:
-        return wanted
-    message = "taken out of spec.disks: the guest has it until its next start"
-    had = [disk for disk in vm.status.disks if disk.ready and disk.name not in {d.name for d in wanted}]
+    message = "taken out of spec.disks: the guest has it still"
+    named = {disk.name for disk in wanted}
+    had = [disk for disk in vm.status.disks if disk.ready and disk.name in kept and disk.name not in named]
     return [*wanted, *(disk.model_copy(update={"message": message}) for disk in had)]

@@ -143,6 +143,12 @@ class Starter:
             raise
         return True
 
+    async def plan(
+        self, vm: VirtualMachine, identity: Identity, epoch: Epoch, entry: OwnedHost, prepared: Prepared
+    ) -> DomainPlan:
+        """What a start would define now, its seed left out."""
+        return _plan(vm, identity, epoch, entry, prepared, await self.state_dir(entry), "")
+
     async def state_dir(self, entry: OwnedHost) -> str:
         """Directory of the state pool on this host."""
         if not entry.state_dir:

@@ -1,7 +1,7 @@
 """The <devices> of a DomainPlan, with stable aliases, targets and PCI addresses.
 
 Keys of HardwareAbi.slots that are written and read here: 'disk/NAME', 'nic/NAME', 'controller/INDEX' (PCIe root
-ports), 'controller/INDEX/MODEL' (other PCI controllers), 'seed', 'usb', 'scsi', 'serial', 'balloon', 'rng',
+ports), 'controller/INDEX/MODEL' (other PCI controllers), 'seed', 'memory', 'usb', 'scsi', 'serial', 'balloon', 'rng',
 'watchdog', 'video'. Disks on scsi and sata get their place from the target name, so they have no slot.
 """
 
@@ -11,10 +11,12 @@ import re
 import string
 
 from lq_operator.adapters.libvirt.xml.build import Element, node, path
+from lq_operator.core.lifecycle.shape import MEMORY_BLOCK_MIB, memory_headroom_mib
 from lq_operator.core.model import DiskPlan, DomainPlan, NicPlan
 from lq_operator.core.result import Rejected
 
 SEED_KEY = "seed"
+MEMORY_KEY = "memory"
 SEED_TARGET = "vdz"  # behind every disk that is added later
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 
@@ -50,6 +52,7 @@ def add_devices(devices: Element, plan: DomainPlan) -> None:
         _add_disk(devices, seed, SEED_TARGET, slots.get(SEED_KEY, ""), key=SEED_KEY)
     for nic in plan.nics:
         _add_nic(devices, nic, nic.slot or slots.get(f"nic/{nic.name}", ""))
+    _add_memory(devices, plan, slots)
     _add_console(devices, plan)
     _add_graphics(devices, plan, slots)
     _add_small(devices, plan, slots)
@@ -95,6 +98,7 @@ def _add_pci(devices: Element, plan: DomainPlan) -> None:
             known[int(number)] = (model or "pcie-root-port", slot)
     busy = sum(disk.bus == "virtio" for disk in plan.disks) + len(plan.nics) + bool(plan.seed_path)
     busy += _needs_scsi(plan) + plan.vnc + plan.guest_agent + plan.rng + 1  # the last is the balloon
+    busy += memory_headroom_mib(plan.memory_mib, plan.memory_max_mib) > 0
     ports = max(busy + plan.hotplug_ports, sum(model == "pcie-root-port" for model, _ in known.values()))
     node(devices, "controller", type="pci", index="0", model="pcie-root")
     index = made = 0
@@ -178,6 +182,12 @@ def _add_disk(devices: Element, disk: DiskPlan, target: str, slot: str, *, key: 
                 f"{where}.serial: {disk.serial!r} must be at most 20 of A-Z a-z 0-9 . _ + -", field=f"{where}.serial"
             )
         node(made, "serial", disk.serial)
+    if disk.iops or disk.bytes_per_second:
+        limits = node(made, "iotune")
+        if disk.bytes_per_second:
+            node(limits, "total_bytes_sec", str(disk.bytes_per_second))
+        if disk.iops:
+            node(limits, "total_iops_sec", str(disk.iops))
     if disk.boot_order:
         node(made, "boot", order=str(disk.boot_order))
     node(made, "alias", name=_checked_alias(key or f"disk/{disk.name}", where))
@@ -209,6 +219,21 @@ def _add_nic(devices: Element, nic: NicPlan, slot: str) -> None:
         node(made, "boot", order=str(nic.boot_order))
     node(made, "alias", name=_checked_alias(f"nic/{nic.name}", where))
     _address(made, slot)
+
+
+def _add_memory(devices: Element, plan: DomainPlan, slots: dict[str, str]) -> None:
+    """The device that gives and takes memory while the guest runs; it begins with none."""
+    headroom_mib = memory_headroom_mib(plan.memory_mib, plan.memory_max_mib)
+    if not headroom_mib:
+        return
+    memory = node(devices, "memory", model="virtio-mem")
+    target = node(memory, "target")
+    for tag, mib in (("size", headroom_mib), ("block", MEMORY_BLOCK_MIB), ("requested", 0)):
+        node(target, tag, str(mib), unit="MiB")
+        if tag == "size":
+            node(target, "node", "0")
+    node(memory, "alias", name=alias_of(MEMORY_KEY))
+    _address(memory, slots.get(MEMORY_KEY, ""))
 
 
 def _add_console(devices: Element, plan: DomainPlan) -> None:
@@ -274,6 +299,8 @@ def _device_key(device: Element) -> str:
     if device.tag in ("disk", "interface"):
         alias = device.find("alias")
         return key_of(str(alias.get("name"))) if alias is not None else ""
+    if device.tag == "memory":
+        return MEMORY_KEY
     if device.tag == "controller":
         kind, index, model = device.get("type"), device.get("index"), device.get("model")
         if kind == "pci" and model != "pcie-root":

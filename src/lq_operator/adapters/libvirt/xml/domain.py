@@ -6,10 +6,13 @@ finds its devices where it first saw them; what has none yet is left to libvirt 
 
 from __future__ import annotations
 
+import json
+
 from lxml import etree
 
 from lq_operator.adapters.libvirt.xml.build import Element, dump, node, parse, path, text
 from lq_operator.adapters.libvirt.xml.devices import SEED_TARGET, add_devices
+from lq_operator.core.lifecycle.shape import memory_headroom_mib
 from lq_operator.core.model import DomainPlan
 from lq_operator.core.result import Rejected
 
@@ -27,8 +30,7 @@ def domain_xml(plan: DomainPlan) -> str:
     node(root, "name", _domain_name(plan))
     node(root, "uuid", plan.identity.domain_uuid)
     _add_metadata(node(root, "metadata"), plan)
-    node(root, "memory", str(plan.memory_mib), unit="MiB")
-    node(root, "vcpu", str(plan.vcpus), placement="static")
+    _add_size(root, plan)
     _add_cputune(root, plan)
     if plan.gate_path:
         sysinfo = node(root, "sysinfo", type="fwcfg")
@@ -80,9 +82,15 @@ def mark_as(root: Element, plan: DomainPlan) -> None:
     metadata = root.find("metadata")
     if metadata is None:
         metadata = node(root, "metadata")
+    kept: dict[str, str] = {}
     for old in metadata.findall(f"{{{LQ_DOMAIN}}}vm"):
+        # What the guest is made of comes with it: the plan may be of a later spec.
+        kept = {name: str(old.get(name)) for name in ("specHash", "record") if old.get(name) is not None}
         metadata.remove(old)
     _add_metadata(metadata, plan)
+    mark = metadata.find(f"{{{LQ_DOMAIN}}}vm")
+    for name, value in kept.items():
+        mark.set(name, value)
 
 
 def _gate_entry(root: Element) -> Element | None:
@@ -110,6 +118,11 @@ def _check(plan: DomainPlan) -> None:
             f"do not make {plan.vcpus} vcpus",
             field="cores",
         )
+    if plan.cores and _vcpus_max(plan) % (plan.cores * max(1, plan.threads)):
+        raise Rejected(
+            f"vcpus_max {plan.vcpus_max} is no multiple of {plan.cores} cores x {max(1, plan.threads)} threads",
+            field="vcpus_max",
+        )
 
 
 def _domain_name(plan: DomainPlan) -> str:
@@ -133,12 +146,30 @@ def _add_metadata(metadata: Element, plan: DomainPlan) -> None:
     }
     if plan.addresses:
         values["addresses"] = " ".join(f"{interface}={address}" for interface, address in plan.addresses)
+    if plan.record:
+        values["record"] = json.dumps(dict(plan.record), separators=(",", ":"), sort_keys=True)
     for name, value in values.items():
         made.set(name, text(value, f"metadata.{name}"))
 
 
 def _is_x86(plan: DomainPlan) -> bool:
     return plan.arch in ("x86_64", "i686")
+
+
+def _add_size(root: Element, plan: DomainPlan) -> None:
+    """Memory and vCPUs, with what can be added while it runs."""
+    headroom_mib = memory_headroom_mib(plan.memory_mib, plan.memory_max_mib)
+    if headroom_mib:
+        node(root, "maxMemory", str(plan.memory_mib + headroom_mib), slots="1", unit="MiB")
+    node(root, "memory", str(plan.memory_mib + headroom_mib), unit="MiB")  # libvirt counts the virtio-mem device in
+    if headroom_mib:
+        node(root, "currentMemory", str(plan.memory_mib), unit="MiB")
+    limit = _vcpus_max(plan)
+    node(root, "vcpu", str(limit), placement="static", current=str(plan.vcpus) if limit > plan.vcpus else None)
+
+
+def _vcpus_max(plan: DomainPlan) -> int:
+    return max(plan.vcpus, plan.vcpus_max)
 
 
 def _add_cputune(root: Element, plan: DomainPlan) -> None:
@@ -190,11 +221,14 @@ def _add_cpu(root: Element, plan: DomainPlan) -> None:
         node(
             cpu,
             "topology",
-            sockets=str(max(1, plan.sockets)),
+            sockets=str(_vcpus_max(plan) // (plan.cores * max(1, plan.threads))),
             dies="1",
             cores=str(plan.cores),
             threads=str(max(1, plan.threads)),
         )
+    if memory_headroom_mib(plan.memory_mib, plan.memory_max_mib):
+        numa = node(cpu, "numa")  # memory devices need a NUMA node to belong to
+        node(numa, "cell", id="0", cpus=f"0-{_vcpus_max(plan) - 1}", memory=str(plan.memory_mib), unit="MiB")
     for feature in features:
         policy = "disable" if feature.startswith("-") else "require"
         node(cpu, "feature", policy=policy, name=feature.removeprefix("-"))

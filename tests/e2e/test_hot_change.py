@@ -1,0 +1,286 @@
+"""Changes of a running VM: what docs/reference/fields.md calls live is seen in the guest, the rest after a power cycle only.
+
+One guest goes through the whole matrix, because a boot is the slow part. Where the guest cannot see a thing (limits of
+a disk) QEMU is asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.e2e.datacenter import NAMESPACE, Datacenter, condition, lq, vm_manifest
+
+from lq_operator.lab.errors import LabError
+
+NAME = "hot"
+EFFECTS = ("Live", "PowerCycle", "Migrate", "Impossible")
+NET = {"name": "nat", "namespace": "default"}
+ROOT = {
+    "name": "root",
+    "template": {"size": "1Gi", "poolRef": "shared", "source": {"imageRef": {"name": "guest", "namespace": "default"}}},
+}
+
+
+def spec(**changes: Any) -> dict[str, Any]:
+    base = {
+        "cpu": {"count": 1, "maxCount": 2},
+        "memory": {"size": "256Mi", "maxSize": "512Mi"},
+        "disks": [ROOT],
+        "interfaces": [{"name": "eth0", "networkRef": NET, "addressing": "Claim"}],
+    }
+    return base | changes
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    made = vm_manifest(NAME, **spec(**changes))
+    del made["spec"]["className"]
+    return made
+
+
+def pending(vm: dict[str, Any]) -> dict[str, str]:
+    """Path -> effect of status.changes."""
+    return {change["path"]: change["effect"] for change in vm["status"].get("changes", [])}
+
+
+def settled(vm: dict[str, Any]) -> bool:
+    said = condition(vm, "PendingChanges")
+    return said.get("status") == "False" and said.get("observedGeneration") == vm["metadata"]["generation"]
+
+
+def apply(dc: Datacenter, **changes: Any) -> str:
+    """kubectl apply of the VM with these parts of spec; what kubectl says besides 'configured'."""
+    made = manifest(**changes)
+    dc.applied[f"VirtualMachine/{NAME}"] = made
+    result = dc.lab.kubectl("-n", NAMESPACE, "apply", "-f", "-", stdin=json.dumps(made))
+    return str(result.stderr)
+
+
+def sees(dc: Datacenter, script: str, wanted: str) -> str:
+    """Until the guest answers so."""
+
+    def look() -> str | None:
+        try:
+            answer = dc.guest(NAME, script).strip()
+        except (LabError, AssertionError):
+            return None
+        return answer if answer == wanted else None
+
+    return str(
+        dc.until(look, every_s=0.5, say=lambda: f"{script}: wanted {wanted}, {dc.vm(NAME)['status'].get('changes')}")
+    )
+
+
+ONLINE = "cat /sys/devices/system/cpu/online"
+MEGABYTES = 'awk \'/MemTotal/{print ($2 > %d) ? "more" : "less"}\' /proc/meminfo'
+NICS = "ls /sys/class/net | grep -v lo | sort | tr '\\n' ' '"
+MORE = 'for d in /sys/block/vd*; do if [ "$(cat $d/serial)" = more ]; then cat $d/size; fi; done'
+"""Sectors of the disk named more. By its serial: the seed may be vdb."""
+DISKS = "ls /sys/block | grep -E '^(vd|sd)' | tr '\\n' ' '"
+
+
+@pytest.fixture(scope="module")
+def hot(dc: Datacenter) -> Iterator[str]:
+    """A guest that answers, with room for a second vCPU and for as much memory again."""
+    apply(dc)
+    dc.wait_guest(NAME)
+    yield NAME
+    dc.delete("VirtualMachine", NAME)
+    dc.wait_gone("VirtualMachine", NAME)
+    dc.delete("Volume", "hot-other")
+
+
+def test_size_grows_in_the_running_guest(dc: Datacenter, hot: str) -> None:
+    boot = dc.boot_id(hot)
+    assert dc.guest(hot, ONLINE).strip() == "0"
+    assert sees(dc, MEGABYTES % 262144, "less")
+    # Two changes at once.
+    assert "power cycle" not in apply(dc, cpu={"count": 2, "maxCount": 2}, memory={"size": "512Mi", "maxSize": "512Mi"})
+    sees(dc, ONLINE, "0-1")
+    sees(dc, MEGABYTES % 360000, "more")
+    vm = dc.wait_for("VirtualMachine", hot, settled)
+    assert pending(vm) == {}
+    assert (vm["status"]["effective"]["cpu"], vm["status"]["effective"]["memoryMib"]) == (2, 512)
+    # And back: memory is given back, a vCPU needs a power cycle, and says so, until it is taken back.
+    said = apply(dc, memory={"size": "256Mi", "maxSize": "512Mi"})
+    assert "spec.cpu.count takes effect after a power cycle" in said
+    sees(dc, MEGABYTES % 262144, "less")
+    vm = dc.wait_for("VirtualMachine", hot, lambda o: pending(o) == {"spec.cpu.count": "PowerCycle"})
+    assert condition(vm, "RestartRequired")["status"] == "True"
+    assert "spec.cpu.count 2 -> 1" in condition(vm, "PendingChanges")["message"]
+    apply(dc, cpu={"count": 2, "maxCount": 2})
+    assert pending(dc.wait_for("VirtualMachine", hot, settled)) == {}
+    assert dc.boot_id(hot) == boot
+
+
+def test_disks_come_grow_and_go(dc: Datacenter, hot: str) -> None:
+    boot = dc.boot_id(hot)
+    cpu = {"count": 2, "maxCount": 2}
+    more = {"name": "more", "template": {"size": "1Gi", "poolRef": "shared"}}
+    before = dc.guest(hot, DISKS)
+    assert "power cycle" not in apply(dc, cpu=cpu, disks=[ROOT, more])
+    sees(dc, MORE, str(2**30 // 512))
+    vm = dc.wait_for("VirtualMachine", hot, settled)
+    assert "disk/more" in {slot["device"] for slot in vm["status"]["hardware"]["slots"]}
+    assert dc.xml(hot, inactive=True).find("devices/disk/alias[@name='ua-disk-more']") is not None
+    # It grows under the guest.
+    more["template"]["size"] = "2Gi"  # type: ignore[index]
+    assert "power cycle" not in apply(dc, cpu=cpu, disks=[ROOT, more])
+    sees(dc, MORE, str(2**31 // 512))
+    dc.wait_for("Volume", "hot-more", lambda o: o["status"]["sizeBytes"] == 2**31)
+    dc.wait_for("VirtualMachine", hot, settled)
+    # Its limits: the guest cannot see them, QEMU can.
+    more["limits"] = {"iops": 200, "bandwidth": "1Mi"}
+    assert "power cycle" not in apply(dc, cpu=cpu, disks=[ROOT, more])
+    dc.wait_for("VirtualMachine", hot, settled)
+    limits = {block["inserted"]["iops"]: block["inserted"]["bps"] for block in _blocks(dc, hot) if "inserted" in block}
+    assert limits[200] == 2**20
+    # What cannot be: shrinking. What needs a power cycle: another cache, sata. Taken back, nothing is pending.
+    more["template"]["size"] = "1Gi"  # type: ignore[index]
+    sata = {"name": "slow", "volumeRef": {"name": "hot-other"}, "bus": "sata"}
+    dc.apply(lq("Volume", "hot-other", {"size": "1Gi", "poolRef": "shared"}))
+    said = apply(dc, cpu=cpu, disks=[ROOT, {**more, "cache": "writeback"}, sata])
+    assert "spec.disks.cache takes effect after a power cycle" in said
+    assert "spec.disks.name takes effect after a power cycle" in said
+    expected = {
+        "spec.disks[more].cache": "PowerCycle",
+        "spec.disks[more].template.size": "Impossible",
+        "spec.disks[slow].name": "PowerCycle",
+    }
+    dc.wait_for("VirtualMachine", hot, lambda o: pending(o) == expected)
+    assert _cache(dc, hot) == "none"
+    # Out again, and the volume is free once the guest has let go.
+    assert "power cycle" not in apply(dc, cpu=cpu)
+    sees(dc, DISKS, before.strip())
+    vm = dc.wait_for("VirtualMachine", hot, settled)
+    assert [disk["name"] for disk in vm["status"]["disks"]] == ["root"]
+    dc.delete("Volume", "hot-more")
+    dc.wait_gone("Volume", "hot-more")
+    assert dc.boot_id(hot) == boot
+
+
+def test_interfaces_come_are_plugged_elsewhere_and_go(dc: Datacenter, hot: str) -> None:
+    boot, cpu = dc.boot_id(hot), {"count": 2, "maxCount": 2}
+    dc.apply({**lq("VirtualNetwork", "island", {"type": "isolated"}), "metadata": {"name": "island"}})
+    dc.wait_for("VirtualNetwork", "island", lambda o: condition(o, "Ready").get("status") == "True")
+    eth0 = {"name": "eth0", "networkRef": NET, "addressing": "Claim"}
+    eth1 = {"name": "eth1", "networkRef": NET, "addressing": "None"}
+    before = dc.guest(hot, NICS)
+    assert "power cycle" not in apply(dc, cpu=cpu, interfaces=[eth0, eth1])
+    sees(dc, "ls -d /sys/class/net/* | grep -vc /lo", "2")
+    vm = dc.wait_for("VirtualMachine", hot, settled)
+    mac = next(nic["mac"] for nic in vm["status"]["interfaces"] if nic["name"] == "eth1")
+    where = f"d=$(grep -l {mac} /sys/class/net/*/address); d=${{d%/address}}; ip link set ${{d##*/}} up; cat $d/carrier"
+    sees(dc, where, "1")
+    assert "power cycle" not in apply(dc, cpu=cpu, interfaces=[eth0, {**eth1, "linkState": "Down"}])
+    sees(dc, where, "0")
+    island = {**eth1, "networkRef": {"name": "island"}}
+    assert "power cycle" not in apply(dc, cpu=cpu, interfaces=[eth0, island])
+    sees(dc, where, "1")
+    dc.wait_for("VirtualMachine", hot, settled)
+    assert _bridges(dc, hot)[mac] != _bridges(dc, hot)[dc.vm(hot)["status"]["interfaces"][0]["mac"]]
+    said = apply(dc, cpu=cpu, interfaces=[eth0, {**island, "model": "e1000e"}])
+    assert "spec.interfaces.model takes effect after a power cycle" in said
+    dc.wait_for("VirtualMachine", hot, lambda o: pending(o) == {"spec.interfaces[eth1].model": "PowerCycle"})
+    assert "power cycle" not in apply(dc, cpu=cpu)
+    sees(dc, NICS, before.strip())
+    dc.wait_for("VirtualMachine", hot, settled)
+    dc.delete("VirtualNetwork", "island")
+    assert dc.boot_id(hot) == boot
+
+
+def test_what_the_host_refuses_is_said_by_the_fields_name(dc: Datacenter, hot: str) -> None:
+    """The lab's hosts have no cgroup controller, so no CPU time can be limited."""
+    apply(dc, cpu={"count": 2, "maxCount": 2, "limitPercent": 50})
+    vm = dc.wait_for("VirtualMachine", hot, lambda o: condition(o, "PendingChanges").get("reason") == "HotChangeFailed")
+    (change,) = vm["status"]["changes"]
+    assert (change["path"], change["effect"]) == ("spec.cpu.limitPercent", "Live")
+    assert "cgroup" in change["message"]
+    apply(dc, cpu={"count": 2, "maxCount": 2})
+    dc.wait_for("VirtualMachine", hot, settled)
+    nonsense = manifest(cpu={"count": 2, "maxCount": 1})
+    assert "cpu.maxCount must be at least cpu.count" in dc.refused(nonsense)
+    assert "memory.maxSize" in dc.refused(manifest(memory={"size": "512Mi", "maxSize": "256Mi"}))
+
+
+def test_a_change_survives_libvirtd_being_killed(dc: Datacenter, hot: str) -> None:
+    cpu, host = {"count": 2, "maxCount": 2}, dc.host_of(hot)
+    more = {"name": "more", "template": {"size": "1Gi", "poolRef": "shared"}}
+    host.daemon_kill()
+    apply(dc, cpu=cpu, disks=[ROOT, more], memory={"size": "384Mi", "maxSize": "512Mi"})
+    host.daemon_start()
+    sees(dc, MORE, str(2**30 // 512))
+    sees(dc, MEGABYTES % 300000, "more")
+    dc.wait_for("VirtualMachine", hot, settled)
+    assert len([b for b in _blocks(dc, hot) if "vol_" in b.get("inserted", {}).get("file", "")]) == 2
+    apply(dc, cpu=cpu)
+    dc.wait_for("VirtualMachine", hot, settled)
+
+
+CYCLE: dict[str, Any] = {
+    "cpu": {"count": 2, "maxCount": 4, "sockets": 1, "cores": 2, "threads": 1, "model": "Nehalem"},
+    "memory": {"size": "320Mi", "maxSize": "768Mi"},
+    "disks": [{**ROOT, "bus": "scsi", "cache": "writeback"}],
+    "interfaces": [{"name": "eth0", "networkRef": NET, "addressing": "Claim", "model": "e1000e", "mac": "02:00:00:00:77:01"}],
+    "cloudInit": {"userData": "#cloud-config\nruncmd: [touch /run/cycled]\n"},
+    "vnc": False,
+    "consoleLog": False,
+    "watchdog": "pause",
+}  # fmt: skip
+
+
+def test_the_rest_waits_for_a_power_cycle_and_is_there_after_one(dc: Datacenter, hot: str) -> None:
+    boot, before = dc.boot_id(hot), dc.xml(hot)
+    said = apply(dc, **CYCLE)
+    fields = (
+        "cpu.maxCount", "cpu.cores", "cpu.model", "memory.maxSize", "disks.bus", "disks.cache", "interfaces.model",
+        "interfaces.mac", "cloudInit", "vnc", "consoleLog", "watchdog",
+    )  # fmt: skip
+    for field in fields:
+        assert f"spec.{field} takes effect after a power cycle" in said
+    assert "spec.description" not in said
+    vm = dc.wait_for(
+        "VirtualMachine", hot, lambda o: len(pending(o)) >= len(fields) and set(pending(o).values()) == {"PowerCycle"}
+    )
+    paths = {path.replace("[root]", "").replace("[eth0]", "").replace(".userData", "") for path in pending(vm)}
+    assert {f"spec.{field}" for field in fields} <= paths
+    assert dc.boot_id(hot) == boot
+    for where in ("devices/video", "devices/watchdog", "devices/serial"):
+        assert [e.attrib for e in dc.xml(hot).findall(where)] == [e.attrib for e in before.findall(where)]
+    assert dc.do(hot, "Restart")["phase"] == "Succeeded"
+    dc.wait_guest(hot)
+    assert dc.boot_id(hot) != boot
+    vm = dc.wait_for("VirtualMachine", hot, settled)
+    assert pending(vm) == {}
+    now = dc.xml(hot)
+    assert now.find("devices/graphics[@type='vnc']") is None
+    assert now.find("devices/watchdog").get("action") == "pause"
+    assert now.find("devices/serial/log") is None
+    assert (now.findtext("vcpu"), now.find("vcpu").get("current")) == ("4", "2")
+    assert _cache(dc, hot, "root") == "writeback"
+    assert dc.guest(hot, "ls -d /sys/block/sda; cat /sys/class/net/*/address | grep 77:01; ls /run/cycled").split() == [
+        "/sys/block/sda", "02:00:00:00:77:01", "/run/cycled",
+    ]  # fmt: skip
+    assert "Nehalem" in dc.guest(hot, "grep -m1 'model name' /proc/cpuinfo")
+    assert vm["status"]["hardware"]["cpuModel"] == "Nehalem"
+
+
+def _blocks(dc: Datacenter, vm: str) -> list[dict[str, Any]]:
+    answer = dc.host_of(vm).virsh("qemu-monitor-command", dc.domain(vm), '{"execute":"query-block"}')
+    return list(json.loads(answer)["return"])
+
+
+def _cache(dc: Datacenter, vm: str, disk: str = "more") -> str:
+    found = dc.xml(vm).find(f"devices/disk/alias[@name='ua-disk-{disk}']/../driver")
+    return "" if found is None else str(found.get("cache"))
+
+
+def _bridges(dc: Datacenter, vm: str) -> dict[str, str]:
+    """MAC -> bridge that its tap is plugged into, by the host's kernel."""
+    host, found = dc.host_of(vm), {}
+    for nic in dc.xml(vm).findall("devices/interface"):
+        link = host.exec(["ip", "-o", "link", "show", str(nic.find("target").get("dev"))], check=True).stdout
+        found[str(nic.find("mac").get("address"))] = link.partition("master ")[2].split()[0]
+    return found
