@@ -16,7 +16,7 @@ from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.controllers.runtime.hostbook import HostBook
 from lq_operator.controllers.runtime.refs import MAINTENANCE_LABEL
 from lq_operator.convert.placement import node_labels, requirements
-from lq_operator.core.maintenance.world import DrainWorld, Move, Resident, Stray
+from lq_operator.core.maintenance.world import DrainWorld, Move, Resident, Stray, Why
 from lq_operator.core.model import DomainSeen, NodeName
 from lq_operator.core.placement.selectors import all_match, match_labels
 from lq_operator.core.result import Transient
@@ -41,7 +41,8 @@ class DrainObserver:
         moves = self._moves()
         on_it = [vm for vm in self.store.list(VirtualMachine) if _names(vm, name)]
         taken = _names_taken(moves)
-        residents = tuple(self._resident(vm, name, moves, taken) for vm in on_it)
+        named = _named(node)
+        residents = tuple(self._resident(vm, name, moves, taken, named) for vm in on_it)
         keys = {vm.key for vm in on_it}
         strays = tuple(
             Stray(key.partition("/")[0], self._move(move, name))
@@ -67,7 +68,8 @@ class DrainObserver:
             strays,
             orphans,
             tuple((key.partition("/")[0], key.partition("/")[2]) for key in elsewhere),
-            self._silence(name),
+            self._silence(node),
+            self._unseen(node),
             self._policy(node).parallel_per_host,
         )
 
@@ -78,10 +80,17 @@ class DrainObserver:
         entry = self.book.owned(NodeName(name))
         return None if entry is None else {key for d in entry.domains.values() if (key := _running(d))}
 
-    def _silence(self, name: str) -> str:
-        if self.book.owned(NodeName(name)) is not None:
+    def _unseen(self, node: HypervisorNode) -> bool:
+        """Not taken over, and the node controller, which waits spec.unreachableAfterSeconds, does not call it silent."""
+        ready = node.status.condition("Ready")
+        owned = self.book.owned(NodeName(node.metadata.name)) is not None
+        return not owned and ready is not None and ready.status == "True"
+
+    def _silence(self, node: HypervisorNode) -> str:
+        name = NodeName(node.metadata.name)
+        if self.book.owned(name) is not None:
             return ""
-        return self.book.fleet.why_down(NodeName(name)) or "it has not been taken over yet"
+        return self.book.fleet.why_down(name) or "it has not been taken over yet"
 
     def _policy(self, node: HypervisorNode) -> MigrationPolicy:
         cluster = self.store.get(HypervisorCluster, None, node.spec.cluster_ref.name)
@@ -106,6 +115,7 @@ class DrainObserver:
         node: str,
         moves: dict[str, list[VirtualMachineMigration]],
         taken: dict[str, frozenset[str]],
+        named: dict[str, tuple[Why, str]],
     ) -> Resident:
         placement, ready = vm.status.placement, vm.status.condition("Ready")
         assert placement is not None
@@ -123,6 +133,8 @@ class DrainObserver:
             pinned=self._pinned(vm, node),
             moves=tuple(self._move(move, node) for move in moves.get(vm.key, ())),
             taken=taken.get(namespace, frozenset()),
+            stalled=(said := vm.status.condition("Stalled")) is not None and said.status == "True",
+            named=named.get(vm.key),
         )
 
     def _pinned(self, vm: VirtualMachine, name: str) -> str:
@@ -165,6 +177,13 @@ class DrainObserver:
             return 0.0
         now = datetime.fromisoformat(self.clock.now_rfc3339())
         return (now - datetime.fromisoformat(stamp)).total_seconds()
+
+
+def _named(node: HypervisorNode | None) -> dict[str, tuple[Why, str]]:
+    """VM key -> what it was last named for."""
+    said = node.status.maintenance if node is not None else None
+    found = said.blockers if said is not None else ()
+    return {f"{b.namespace}/{b.name}": (Why(b.reason), b.message) for b in found}
 
 
 def _names_taken(moves: dict[str, list[VirtualMachineMigration]]) -> dict[str, frozenset[str]]:

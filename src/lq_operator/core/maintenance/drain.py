@@ -87,16 +87,26 @@ def _fate(world: DrainWorld, resident: Resident) -> _Fate:
         return _under_way(resident, running)
     if resident.deleting or not resident.here or not resident.committed or resident.state in _LEAVING_BY_ITSELF:
         return _Fate(pending=True)
+    if world.unseen:
+        return _as_before(resident)
     if world.silent:
         message = f"{world.node} does not answer: {world.silent}. It is moved when it answers; {_OTHERWISE}"
         return _stays(resident, Why.UNKNOWN, message)
     if resident.state in ("Paused", "Suspended"):
         return _stays(resident, Why.POWER, "it is paused: Resume it, then it is moved; or Stop it")
+    if resident.state != "Running" and not resident.stalled:
+        return _as_before(resident)
     if resident.state != "Running":
         return _stays(resident, Why.UNKNOWN, resident.said or f"it is {resident.state}")
     if resident.pinned:
         return _stays(resident, Why.RULE, f"{resident.pinned}. Label another host, change the rule, or Stop it")
     return _next_attempt(resident, mine)
+
+
+def _as_before(resident: Resident) -> _Fate:
+    """Nothing is known yet that could change what was said: an operator that restarts takes no name back."""
+    blocker = _blocker(resident, *resident.named) if resident.named is not None else None
+    return _Fate(pending=blocker is None, blocker=blocker)
 
 
 _OTHERWISE = "if you have seen that it is off, a HostAttestation says so"

@@ -55,7 +55,8 @@ class Resident:
 
     `committed`: it is there now, and goes nowhere by itself. `here` False: it is on its way to the host.
     `pinned`: a sentence when its placement rules admit no other host. `taken`: names of moves in its namespace.
-    `moves`: of this VM, the oldest first.
+    `moves`: of this VM, the oldest first. `stalled`: by its own condition only a person can help. `named`: what it was
+    last named for, and the message.
     """
 
     namespace: str
@@ -70,6 +71,8 @@ class Resident:
     pinned: str = ""
     moves: tuple[Move, ...] = ()
     taken: frozenset[str] = frozenset()
+    stalled: bool = False
+    named: tuple[Why, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ class DrainWorld:
 
     `orphans`: (namespace, name) of running domains of ours without a VirtualMachine. `misplaced`: the same of domains
     that run there by its own listing, but whose VM is placed elsewhere.
+    `unseen`: this process has not looked at the host yet (it has just started), which says nothing about it.
     `per_host`: moves that one host may send at a time.
     """
 
@@ -96,6 +100,7 @@ class DrainWorld:
     orphans: tuple[tuple[str, str], ...] = ()
     misplaced: tuple[tuple[str, str], ...] = ()
     silent: str = ""
+    unseen: bool = False
     per_host: int = 2
 
 

@@ -96,7 +96,7 @@ def test_who_leaves_or_is_not_there_yet_is_waited_for(fields: dict[str, object])
     ("fields", "why", "way_out"),
     [
         ({"state": "Paused"}, Why.POWER, "Resume"),
-        ({"state": "Unknown", "said": "SplitBrain: two of them"}, Why.UNKNOWN, "SplitBrain"),
+        ({"state": "Unknown", "stalled": True, "said": "SplitBrain: two of them"}, Why.UNKNOWN, "SplitBrain"),
         ({"pinned": "spec.placement.nodeSelector matches no other host"}, Why.RULE, "change the rule"),
         ({"moves": (failed("1", refused=True, obstacles=(("Tpm", "its TPM"),)),)}, Why.DEVICE, "Take the device out"),
         ({"moves": (failed("1", refused=True, obstacles=(("Disk", "no room"),)),)}, Why.LOCAL_DISK, "Make room"),
@@ -119,6 +119,14 @@ def test_of_a_silent_host_nothing_is_asked() -> None:
     plan = drain(vm("a"), vm("b", state="Paused"), silent="no route to host")
     assert (goes(plan), stays(plan)) == ([], {"a": Why.UNKNOWN, "b": Why.UNKNOWN})
     assert "no route to host" in plan.blockers[0].message
+
+
+@pytest.mark.parametrize("fields", [{"unseen": True, "silent": "connecting"}, {}], ids=["host", "vm"])
+def test_a_process_that_has_just_started_takes_nothing_back_and_names_nobody_new(fields: dict[str, object]) -> None:
+    before = vm("before", state="Unknown", named=(Why.RULE, "pinned"))
+    plan = drain(vm("a", state="Unknown"), before, **fields)
+    assert (goes(plan), stays(plan), plan.phase) == ([], {"before": Why.RULE}, DrainPhase.DRAINING)
+    assert drain(before, **fields).phase is DrainPhase.BLOCKED
 
 
 def test_domains_that_nobody_may_move_are_named() -> None:
