@@ -211,7 +211,7 @@ class MoveObserver:
                 why = f": {condition.message or condition.reason}" if condition is not None else ""
                 said.append(f"{node} is not {kind}{why}")
         choice = move.status.scheduling
-        if choice is not None and choice.node != node and choice.message:
+        if choice is not None and choice.node != node and not any(choice.message in one for one in said):
             said.append(choice.message)
         return tuple(said)
 
