@@ -11,6 +11,7 @@ from lq_operator.api.base import Resource
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.api.volume import Volume
+from lq_operator.core.model import DomainEvent, NodeName
 
 GRACE_S = 300
 DEADLINE_S = 30
@@ -204,3 +205,19 @@ def places(world: SimWorld) -> dict[str, str]:
     return {
         slot["device"]: slot["address"] for slot in world.raw(VirtualMachine, NS, "vm")["status"]["hardware"]["slots"]
     }
+
+
+async def test_a_watchdog_that_fired_is_told() -> None:
+    world, operator = await running_world()
+    world.vm(watchdog="reset")
+    home = world.runs_on()[0]
+    machine = world.datacenter.machines[home]
+    name = next(iter(machine.domains))
+    machine.emit(DomainEvent(NodeName(home), name, "watchdog", "reset"))
+    machine.emit(DomainEvent(NodeName(home), "somebody-elses", "watchdog", "reset"))
+    await world.run(5)
+    told = [event for event in operator.events.emitted if event.reason == "WatchdogFired"]
+    assert [(event.key, event.warning) for event in told] == [(f"{NS}/vm", True)]
+    assert f"{home}: reset" in told[0].message
+    assert world.running()
+    await world.close()

@@ -1,4 +1,7 @@
-"""Asks guest agents who they are, apart from the VM controller: a silent agent may cost seconds, a VM's pass must not."""
+"""Asks guest agents who they are, apart from the VM controller: a silent agent may cost seconds, a VM's pass must not.
+
+Also says when a guest's watchdog fired: QEMU has acted already, so there is nothing to do but to tell.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,13 @@ from lq_operator.api.vm import VirtualMachine
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.guestbook import GuestBook, GuestSaid
 from lq_operator.controllers.runtime.hostbook import HostBook
-from lq_operator.core.model import DomainState, Epoch, Identity
+from lq_operator.core.model import DomainEvent, DomainState, Epoch, Identity
 from lq_operator.core.result import Conflict, NotFound, OutcomeUnknown, Rejected, Transient
-from lq_operator.ports import Clock, Store
+from lq_operator.ports import Clock, Events, Store
+from lq_operator.telemetry import metrics
 
+WATCHDOG_ACTIONS = ("pause", "reset", "poweroff")
+"""Values of spec.watchdog; any other is of a domain that was changed by hand."""
 FIRST_S = 1.0
 """How often a booting guest is asked; its agent also announces itself by an event where the host sends one."""
 PATIENCE_S = 180.0
@@ -28,9 +34,21 @@ class GuestController:
     store: Store
     book: HostBook
     guests: GuestBook
+    events: Events
     clock: Clock
     told: Callable[[str], None]
     _since: dict[tuple[Identity, Epoch | None], float] = field(default_factory=dict)
+
+    def watchdog(self, event: DomainEvent) -> None:
+        """A host says that a guest has stopped feeding its watchdog. The action is what spec.watchdog asked for."""
+        metrics.WATCHDOGS.labels(event.detail if event.detail in WATCHDOG_ACTIONS else "other").inc()
+        for vm in self.store.list(VirtualMachine):
+            if (
+                Identity(self.book.installation, vm.metadata.namespace or "", vm.metadata.name).domain_name
+                == event.domain_name
+            ):
+                message = f"the guest stopped feeding its watchdog on {event.node}: {event.detail} (spec.watchdog)"
+                self.events.emit(vm, "WatchdogFired", message, warning=True)
 
     async def reconcile(self, key: str) -> Requeue | None:
         """Ask the agent of one running guest."""

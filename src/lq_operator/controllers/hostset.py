@@ -86,6 +86,7 @@ class HostSet:
         self._observer = Observer(world.store, self.book, self.inventory, self.guests, world.clock)
         self.vm = self._vm()
         self.moves = self._moves()
+        self._guest = GuestController(world.store, self.book, self.guests, world.events, world.clock, self._wake_vm)
         self.reconcilers = self._reconcilers(workers, resync_s)
         self.routes = Routes(world.store, {name: r.enqueue for name, r in self.reconcilers.items()}, world.installation)
         self.book.on_change(self.routes.domain_changed)
@@ -106,6 +107,8 @@ class HostSet:
             for found in self.world.store.list(HostAttestation):
                 if found.spec.node == event.node:
                     self.reconcilers["attestation"].enqueue(found.key)
+        if event.kind == "watchdog":
+            self._guest.watchdog(event)
         self.routes.host_event(event)
 
     def api_went_back(self, sentence: str) -> None:
@@ -199,7 +202,7 @@ class HostSet:
         volume = VolumeController(w.store, w.resources, self._namespaces, book, self._attachments, w.events, w.clock)
         operation = OperationController(w.store, w.resources, w.clock)
         cluster = ClusterController(w.store, w.resources, book, self.inventory, w.events, w.clock, self.api_went_back)
-        guest = GuestController(w.store, book, self.guests, w.clock, self._wake_vm)
+        guest = self._guest
         maintenance = MaintenanceController(
             w.store,
             w.resources,

@@ -153,6 +153,7 @@ WATCH_RESTARTS = Counter("lq_watch_restarts", "Restarts of the watching part.", 
 EVENTS_POSTED = Counter("lq_events_posted", "Kubernetes Events written, by type.", ("type",), registry=REGISTRY)
 BUILD_INFO = Gauge("lq_build_info", "Always 1; the labels say what runs.", ("version", "component"), registry=REGISTRY)
 
+WATCHDOGS = Counter("lq_watchdogs", "Watchdogs of guests that fired, by what QEMU did.", ("action",), registry=REGISTRY)
 MAINTENANCE_VMS = Gauge(
     "lq_maintenance_vms",
     "VMs on a host in maintenance, by what becomes of them (remaining: all of them, moving, blocked). 0 remaining: empty.",
