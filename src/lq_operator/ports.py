@@ -158,7 +158,9 @@ class Host(Protocol):
     async def move(self, plan: MovePlan) -> MoveResult:
         """Asked of the source: returns once the guest runs on the target and the source's is shut off (still defined).
 
-        Rejected: refused, the guest runs on here. Transient: it broke off and the guest runs on here.
+        Rejected: refused, the guest runs on here. Transient: it broke off and the guest runs on here; when the
+        target's very last answer was lost, it may run there, too, unless it arrives paused or a shared disk's lock
+        forbids it (docs/adr/0003): ask both hosts after any error.
         Conflict: it does not run here, or is on its way already. OutcomeUnknown: ask both hosts. May take hours; the caller bounds it by `cancel_move`.
         """
         ...

@@ -12,6 +12,7 @@ BENCHES = {
     "footprint": "tests.bench.operator.footprint",
     "binds": "tests.bench.operator.binds",
     "moves": "tests.bench.operator.moves",
+    "bare-moves": "tests.bench.bare_moves",
     "placement": "tests.bench.placement.run",
 }
 

@@ -155,3 +155,38 @@ async def test_the_first_that_is_looked_at_is_the_ticket(trip: Trip) -> None:
     await trip.target.delete_volume(trip.gates.name, "ticket-1")
     with pytest.raises(Rejected, match="ticket-1"):
         await trip.pair.wait(trip.source.move(trip.plan()))
+
+
+# ---------------------------------------------------------------- the last word is lost (docs/adr/0003)
+
+
+async def _lose_the_last_word(trip: Trip, **changes: object) -> None:
+    pair = world(trip)
+    pair.datacenter.moves.last_word_lost.add(H2)
+    with pytest.raises(Transient):
+        await trip.pair.wait(trip.source.move(trip.plan(**changes)))
+
+
+async def test_a_guest_that_shares_nothing_then_runs_twice(trip: Trip) -> None:
+    """What libvirt does by itself; arrive_paused is there because of it."""
+    await _lose_the_last_word(trip)
+    assert runs_on(world(trip)) == ["h1", "h2"]
+
+
+async def test_one_that_arrives_paused_does_not(trip: Trip) -> None:
+    await _lose_the_last_word(trip, arrive_paused=True)
+    assert runs_on(world(trip)) == ["h1"]
+    assert await trip.state(trip.target) == "Paused user"
+    await trip.target.destroy(trip.name)
+    assert runs_on(world(trip)) == ["h1"]
+
+
+async def test_a_shared_disk_is_locked_by_the_one_that_was_first() -> None:
+    pair = MemoryPair()
+    trip = Trip(pair, await pair.connected(H1), await pair.connected(H2))
+    await trip.prepare()
+    await trip.begin(disks=(await trip.disk(trip.source, "shared"),))
+    await _lose_the_last_word(trip)
+    assert runs_on(pair) == ["h1"]
+    assert await trip.state(trip.target) == "Shutoff failed"
+    await pair.close()

@@ -384,6 +384,9 @@ class MovePlan:
     auto_converge: bool = True
     parallel_connections: int = 1
     post_copy: bool = False  # allowed; it begins with Host.start_post_copy
+    arrive_paused: bool = (
+        False  # whoever moves it resumes it there, once the source is seen shut off; not with post_copy
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -258,11 +258,11 @@ class Trip:
             await host.create_volume(self.gates.name, VolumePlan("gate-1-aa", 0, "raw", mode=0o444))
         await self.target.create_volume(self.gates.name, VolumePlan("ticket-1", 0, "raw", mode=0o444))
 
-    async def disk(self, host: Host, place: str, content: bytes = b"") -> DiskPlan:
+    async def disk(self, host: Host, place: str, content: bytes = b"", *, size_bytes: int = 1 << 20) -> DiskPlan:
         """A raw volume named root in that pool of that host."""
         pool = self.pool(place)
         await host.ensure_pool(pool)
-        await host.create_volume(pool.name, VolumePlan("root", 1 << 20, "raw"))
+        await host.create_volume(pool.name, VolumePlan("root", size_bytes, "raw"))
         if content:
             await host.upload(pool.name, "root", _once(content))
         return DiskPlan("root", f"{pool.path}/root", "raw")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -117,6 +118,21 @@ async def test_a_paused_guest_arrives_paused(trip: Trip) -> None:
     assert (await trip.state(trip.target)).startswith("Paused")
     await trip.target.resume(trip.name)
     assert (await trip.state(trip.target)).startswith("Running")
+
+
+async def test_a_guest_may_wait_there_until_it_is_resumed(trip: Trip) -> None:
+    await trip.begin()
+    await trip.pair.wait(trip.source.move(trip.plan(arrive_paused=True)))
+    assert (await trip.state(trip.source), await trip.state(trip.target)) == ("Shutoff migrated", "Paused user")
+    await trip.target.resume(trip.name)
+    assert await trip.state(trip.target) == "Running unpaused"
+
+
+async def test_waiting_there_and_post_copy_exclude_each_other(trip: Trip) -> None:
+    await trip.begin()
+    with pytest.raises(Rejected):
+        await trip.pair.wait(trip.source.move(trip.plan(arrive_paused=True, post_copy=True)))
+    assert ((await trip.state(trip.source))[:7], await trip.state(trip.target)) == ("Running", "absent")
 
 
 async def test_the_next_start_there_needs_the_gate_of_that_host(trip: Trip) -> None:
@@ -383,3 +399,23 @@ async def test_memory_goes_in_the_clear_only_where_the_peer_is_not_asked_over_tl
         back = "mv {0}.away {0}".format(own_lab.host(H2).dir / "tls" / "server-cert.pem")
         await asyncio.to_thread(own_lab.host(H2).exec, ["sh", "-c", back], check=True)
     await trip.pair.wait(trip.source.move(trip.plan()))
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("pair", ["libvirt"], indirect=True)
+async def test_memory_and_disks_go_over_the_network_that_was_said(trip: Trip, own_lab: Lab) -> None:
+    size = 8 << 20
+
+    async def received() -> int:
+        counter = "/sys/class/net/eth1/statistics/rx_bytes"
+        return int((await asyncio.to_thread(own_lab.host(H2).exec, ["cat", counter], check=True)).stdout)
+
+    here = await trip.disk(trip.source, "here", os.urandom(size), size_bytes=size)
+    there = await trip.disk(trip.target, "there", size_bytes=size)
+    await trip.begin(disks=(here,))
+    before = await received()
+    arriving = dataclasses.replace(trip.guest, disks=(there,))
+    plan = trip.plan(arriving, copied_disks=("root",), data_address=own_lab.host(H2).data_ip)
+    await trip.pair.wait(trip.source.move(plan))
+    assert await received() - before > size
+    assert await trip.state(trip.target) == "Running migrated"

@@ -409,7 +409,7 @@ class Machine:
         domain = self.domain(name)
         if not domain.state.runs:
             raise Conflict(f"domain {name} does not run")
-        domain.state, domain.reason = DomainState.RUNNING, "unpaused"
+        domain.state, domain.reason, domain.holds_guest = DomainState.RUNNING, "unpaused", True
         self._tell(name, "lifecycle", "resumed:unpaused")
 
     def save(self, name: str, path: str) -> None:

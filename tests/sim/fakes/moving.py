@@ -65,18 +65,20 @@ class Move:
 
 class Moves:
     """All moves of a datacenter. A test sets `seconds`, or makes a source's libvirtd sit on what it was asked (`stalled`),
-    or takes the way between two machines (`apart`)."""
+    or takes the way between two machines (`apart`), or loses a target's answer at the changeover (`last_word_lost`)."""
 
     def __init__(self, datacenter: Datacenter) -> None:
         self._datacenter = datacenter
         self.seconds = 4.0
         self.stalled: set[str] = set()
         self.apart: set[frozenset[str]] = set()
+        self.last_word_lost: set[str] = set()
         self.all: list[Move] = []
 
     def adopt(self, other: Moves) -> None:
         """What is under way there goes on here, in the copies of its machines."""
         self.seconds, self.stalled, self.apart = other.seconds, set(other.stalled), set(other.apart)
+        self.last_word_lost = set(other.last_word_lost)
         for move in other.all:
             if not move.over:
                 self.all.append(replace(move))
@@ -97,6 +99,8 @@ class Moves:
         target = plan.peer_uri.partition("://")[2].partition("/")[0].partition(":")[0]
         if target not in self._datacenter.machines:
             raise Transient(f"{target}: name does not resolve")
+        if plan.arrive_paused and plan.post_copy:
+            raise Rejected("a guest cannot arrive paused where post-copy is allowed", field="post_copy")
         if target == source:
             raise Rejected("a guest cannot be moved to the host it runs on")
         boots = (machine.boot, self._datacenter.machines[target].boot)
@@ -229,13 +233,29 @@ class Moves:
         for disk in move.plan.running.disks:
             if disk.name in move.plan.copied_disks:
                 self._copy(move, disk.name)
-        paused = here.state is DomainState.PAUSED and here.reason == "user"
+        paused = move.plan.arrive_paused or (here.state is DomainState.PAUSED and here.reason == "user")
         there.state = DomainState.PAUSED if paused else DomainState.RUNNING
         there.reason = "user" if paused else "migrated"
         there.plan, there.persistent, there.holds_guest = move.plan.kept, True, True
+        if move.target in self.last_word_lost:
+            self._resume_at_the_source(move, here, there)
+            return
         move.phase = Phase.DONE
         self._machine(move.source).end(here.name, "migrated")
         self._machine(move.target).tell_resumed(there.name)
+        self._datacenter.answered(move.source)
+
+    def _resume_at_the_source(self, move: Move, here: Domain, there: Domain) -> None:
+        """libvirt hears nothing from the target, so the guest goes on at the source; a shared image is locked by then."""
+        move.phase = Phase.BROKEN
+        move.problem = Transient(f"{move.plan.domain_name}: {move.target} did not say whether the guest has arrived")
+        if here.state is DomainState.RUNNING:
+            here.reason = "migration-canceled"
+        shared = [disk for disk in move.live.disks if disk.name not in move.plan.copied_disks and not disk.read_only]
+        if there.state is DomainState.PAUSED:
+            there.holds_guest = False  # its vCPUs stand still until somebody resumes it
+        elif shared:
+            self._machine(move.target).end(there.name, "failed")
         self._datacenter.answered(move.source)
 
     def _copy(self, move: Move, disk_name: str) -> None:

@@ -57,6 +57,10 @@ def move_flags(document: str, plan: MovePlan) -> int:
         flags |= libvirt.VIR_MIGRATE_UNSAFE
     if plan.auto_converge:
         flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
+    if plan.arrive_paused:
+        if plan.post_copy:
+            raise Rejected("a guest cannot arrive paused where post-copy is allowed", field="post_copy")
+        flags |= libvirt.VIR_MIGRATE_PAUSED
     if plan.post_copy:
         flags |= libvirt.VIR_MIGRATE_POSTCOPY
     elif plan.parallel_connections > 1:  # QEMU has either several connections or post-copy
