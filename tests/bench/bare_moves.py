@@ -93,44 +93,37 @@ class Shuttle:
         await asyncio.to_thread(self.lab.host(self.at).virsh, "qemu-agent-command", self.name, ask)
         await asyncio.sleep(5)
 
-    async def ours(self) -> float:
-        """Seconds of one Host.move, ticket included."""
+    async def ours(self) -> dict[str, float]:
+        """One Host.move, ticket included."""
         began_s = time.monotonic()
         # The run needs a file that stays: `virsh migrate` asks the other host for the one that the guest came in with.
         ticket = f"ticket-{uuid.uuid4().hex[:8]}"
         await self.hosts[self.other].create_volume(GATES.name, VolumePlan(ticket, 0, "raw", mode=0o444))
         running = replace(self.guest, gate_path=f"{GATES.path}/ticket-kept")
-        await self.hosts[self.at].move(MovePlan(self.name, self.peer(), "", running, self.guest))
+        result = await self.hosts[self.at].move(MovePlan(self.name, self.peer(), "", running, self.guest))
         took_s = time.monotonic() - began_s
         await self.hosts[self.other].delete_volume(GATES.name, ticket)
-        return took_s
+        sizes = {"downtime_s": result.downtime_ms / 1000, "mib": result.transferred_bytes / 2**20}
+        return {"wall_s": took_s, "total_s": result.total_ms / 1000, **sizes}
 
-    async def bare(self) -> float:
-        """Seconds of one `virsh migrate` on the host."""
-        address = self.lab.host(self.other).ip
+    async def bare(self) -> dict[str, float]:
+        """One `virsh migrate` on the host, and what virsh says of the finished job (libvirt tells it once)."""
+        address, host = self.lab.host(self.other).ip, self.lab.host(self.at)
         words = f"--live --p2p --persistent --unsafe --auto-converge --tls --tls-destination {address}"
         command = f"virsh migrate {words} --migrateuri tcp://{address} {self.name} '{self.peer()}'"
         script = f"s=$(date +%s%N); {command} >&2 || exit 1; e=$(date +%s%N); echo $((e - s))"
-        done = await asyncio.to_thread(self.lab.host(self.at).exec, ["sh", "-c", script], check=True, timeout_s=600)
-        return int(done.stdout.split()[-1]) / 1e9
+        done = await asyncio.to_thread(host.exec, ["sh", "-c", script], check=True, timeout_s=600)
+        said = await asyncio.to_thread(host.virsh, "domjobinfo", self.name, "--completed", "--rawstats")
+        stats = dict(line.partition(": ")[::2] for line in said.splitlines() if ": " in line)
+        sizes = {"downtime_s": int(stats["downtime"]) / 1000, "mib": int(stats["data_processed"]) / 2**20}
+        return {"wall_s": int(done.stdout.split()[-1]) / 1e9, "total_s": int(stats["time_elapsed"]) / 1000, **sizes}
 
     async def measure(self, way: str) -> dict[str, float]:
         """One move by that way; the guest is on the other host afterwards."""
-        wall_s = await (self.ours() if way == "Host.move" else self.bare())
-        said = await asyncio.to_thread(
-            self.lab.host(self.at).virsh, "domjobinfo", self.name, "--completed", "--rawstats"
-        )
-        stats = dict(line.partition(": ")[::2] for line in said.splitlines() if ": " in line)
+        figures = await (self.ours() if way == "Host.move" else self.bare())
         left = self.at
         self.at = self.other
         await self.hosts[left].undefine(self.name)
-        figures = {"wall_s": wall_s}
-        for name, key, scale in (
-            ("total_s", "time_elapsed", 1e-3),
-            ("downtime_s", "downtime", 1e-3),
-            ("mib", "data_processed", 2**-20),
-        ):
-            figures[name] = int(stats.get(key, "0")) * scale
         return figures
 
 
