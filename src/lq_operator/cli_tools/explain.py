@@ -146,10 +146,8 @@ def warns_when(path: str, row: Row) -> str:
         return _item_warning(head, rest, row)
     if row.effect is Effect.LIVE:
         return row.also.replace("new.", "variables.new.").replace("old.", "variables.old.")
-    if path == "spec.machine":  # free until it is recorded, and leaving it out changes nothing
-        return (
-            "has(variables.new.machine) && has(variables.old.machine) && variables.new.machine != variables.old.machine"
-        )
+    if path == "spec.machine":  # recorded at the first start; leaving it out changes nothing
+        return "has(variables.new.machine) && variables.new.?machine != variables.old.?machine"
     chain = ".".join(f"?{part}" for part in path.removeprefix("spec.").split("."))
     differs = f"variables.new.{chain} != variables.old.{chain}"
     if path in ("spec.cpu.model",):
