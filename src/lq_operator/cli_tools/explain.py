@@ -116,7 +116,7 @@ def _cell(text: str) -> str:
 
 _HEAD = """\
 # Generated from core/lifecycle/fields.py (lq-operator explain fields --write .); edit that.
-# Each is true where nothing is to be said. `new` and `old` are the specs.
+# Each is true where nothing is to be said. `new` and `old` are the specs, `pending` the paths of status.changes.
 """
 
 
@@ -138,35 +138,42 @@ _LISTS = {"disks", "interfaces"}
 
 
 def warns_when(path: str, row: Row) -> str:
-    """CEL over variables.new and variables.old that is true where the row's warning is due; '' where it never is."""
+    """CEL over variables.new, .old and .pending that is true where the row's warning is due; '' where it never is.
+
+    What is pending already was told when it came, and may be about to be taken back: nothing is said then.
+    """
     if row.effect in (Effect.NOTHING, Effect.MIGRATE) or row.when == _REFUSED:
         return ""
     head, _, rest = path.removeprefix("spec.").partition("[].")
     if rest:
         return _item_warning(head, rest, row)
+    differs = _differs(path, row)
+    return f"({differs}) && !variables.pending.exists(p, p.startsWith('{path}'))" if differs else ""
+
+
+def _differs(path: str, row: Row) -> str:
     if row.effect is Effect.LIVE:
         return row.also.replace("new.", "variables.new.").replace("old.", "variables.old.")
     if path == "spec.machine":  # recorded at the first start; leaving it out changes nothing
         return "has(variables.new.machine) && variables.new.?machine != variables.old.?machine"
     chain = ".".join(f"?{part}" for part in path.removeprefix("spec.").split("."))
     differs = f"variables.new.{chain} != variables.old.{chain}"
-    if path in ("spec.cpu.model",):
-        return f"variables.new.{chain}.hasValue() && {differs}"
-    return differs
+    return f"variables.new.{chain}.hasValue() && {differs}" if path == "spec.cpu.model" else differs
 
 
 def _item_warning(items: str, rest: str, row: Row) -> str:
     """For a field of the items of a list by name: some item is in both and differs."""
     new, old = f"variables.new.?{items}.orValue([])", f"variables.old.?{items}.orValue([])"
+    untold = f"!(('spec.{items}[' + n.name + '].{rest}') in variables.pending)"
     if rest == "name":
         if not row.also:
             return ""
-        one_way = f"{new}.exists(n, ({row.also}) && !{old}.exists(o, o.name == n.name))"
-        return f"{one_way} || {old}.exists(n, ({row.also}) && !{new}.exists(o, o.name == n.name))"
+        one_way = f"{new}.exists(n, ({row.also}) && {untold} && !{old}.exists(o, o.name == n.name))"
+        return f"{one_way} || {old}.exists(n, ({row.also}) && {untold} && !{new}.exists(o, o.name == n.name))"
     if row.effect is Effect.LIVE:
         return ""
     chain = ".".join(f"?{part}" for part in rest.split("."))
-    return f"{new}.exists(n, {old}.exists(o, o.name == n.name && n.{chain} != o.{chain}))"
+    return f"{new}.exists(n, {untold} && {old}.exists(o, o.name == n.name && n.{chain} != o.{chain}))"
 
 
 def require_rows() -> None:
