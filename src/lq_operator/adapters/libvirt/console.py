@@ -181,12 +181,16 @@ class LibvirtConsole:
                     self._stream.abort()
             if conn is not None:
                 with contextlib.suppress(libvirt.libvirtError):
+                    conn.unregisterCloseCallback()
+                with contextlib.suppress(libvirt.libvirtError):
                     conn.close()
             self._finished.set()
 
     def _open(self) -> Any:
         conn = libvirt.open(self._access.uri)
         conn.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
+        # A stream does not hear that its connection broke (measured: libvirtd killed, 9.0): the connection tells.
+        conn.registerCloseCallback(lambda *_: self._tell(self._end), None)
         self._wire.opened()
         domain = conn.lookupByName(self._domain_name)
         self._stream = conn.newStream(libvirt.VIR_STREAM_NONBLOCK)

@@ -33,11 +33,15 @@ HEARTBEAT_S = 20.0
 """A client that is gone without a word is noticed after this and half of it again."""
 MOST_FRAME_BYTES = 64 << 10
 MOST_SESSIONS = 500
-GOING_AWAY = 1001
+GOING_AWAY, POLICY_VIOLATION = 1001, 1008
 PICTURE_TYPE = "image/png"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _TakenAway(Exception):  # ends a session whose right is gone
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +109,16 @@ class Gateway:
         """Until one part ends: the client went, the guest's side is over, or the right was taken."""
         self._sessions += 1
         metrics.GATEWAY_SESSIONS.labels(about.kind).inc()
-        tasks = [asyncio.ensure_future(part) for part in (*work, self._judge(about, ticket, socket))]
+        tasks = [asyncio.ensure_future(part) for part in (*work, self._judge(about, ticket))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         except ConnectionError:
             pass  # the client went while something was on its way to it
+        except _TakenAway as taken:
+            await ended(*tasks)  # first: whoever still receives would take the closing for the client's
+            await socket.close(code=POLICY_VIOLATION, message=str(taken).encode()[:120])
         finally:
             await ended(*tasks)
             self._sessions -= 1
@@ -119,15 +126,14 @@ class Gateway:
             who = ticket.caller.name
             log.info("left", what=about.kind, vm=f"{about.namespace}/{about.name}", who=who)
 
-    async def _judge(self, about: About, ticket: Pass, socket: web.WebSocketResponse) -> None:
+    async def _judge(self, about: About, ticket: Pass) -> None:
         while True:
             await self._clock.sleep(self._recheck_s)
             why = await self._door.still_open(ticket, about.kind, about.namespace, about.name)
             if why:
                 vm = f"{about.namespace}/{about.name}"
                 log.warning("ended", what=about.kind, vm=vm, who=ticket.caller.name, reason=why)
-                await socket.close(code=1008, message=why.encode()[:120])
-                return
+                raise _TakenAway(why)
 
     # ------------------------------------------------------------ console
 
