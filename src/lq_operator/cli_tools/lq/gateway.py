@@ -169,7 +169,7 @@ def _message(body: bytes) -> str:
 
 def refusal(status: int, reason: str) -> Rejected | Transient:
     """In words. Without a reason of the gateway's own it was the API server's proxy that refused."""
-    if reason and status in (502, 503):
+    if reason and status >= 500:
         return Transient(reason)
     if reason:
         return Rejected(reason)
@@ -177,7 +177,7 @@ def refusal(status: int, reason: str) -> Rejected | Transient:
         return Rejected(
             f"the API server does not let you through to the gateway's Service (HTTP {status}): see docs/guides/console.md"
         )
-    if status in (404, 502, 503):
+    if status == 404 or status >= 500:  # 500: what the proxy says while the gateway's port refuses (1.36)
         return Transient(
             f"no gateway answers there (HTTP {status}): is it installed (gateway.enabled=true) and running? "
             "Name it with --gateway-service NAMESPACE/NAME or --gateway URL"
