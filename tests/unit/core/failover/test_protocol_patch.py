@@ -28,6 +28,7 @@ placements = st.builds(
                   st.text(max_size=5)),
         max_size=3,
     ).map(tuple),
+    epochs,
 )  # fmt: skip
 
 

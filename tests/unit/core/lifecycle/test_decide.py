@@ -375,3 +375,67 @@ def test_a_start_that_may_not_be_made_yet_counts_no_restart() -> None:
     waits = replace(crashed, knowledge=replace(crashed.knowledge, inventory=MISSING))
     decision = decide(waits)
     assert (decision.reason, decision.actions, decision.counts_restart) == ("InventoryIncomplete", (), False)
+
+
+# ---------------------------------------------------------------- moves
+
+
+MOVING = placement(Phase.MOVING, node=H1, host_uuid=U1, boot=G1, epoch=E1, target=H2, target_uuid=U2, target_boot=G2)
+
+
+def on_its_way(here: DomainSeen | None, there: DomainSeen | None, **changes: object) -> VmWorld:
+    views = (view(here), view(there, H2, U2))
+    return world(
+        **{
+            "placement": MOVING,
+            "placed": PlacedHost(H1, views[0], here),
+            "target": PlacedHost(H2, views[1], there),
+            "knowledge": Knowledge(Complete(3), sightings=tuple(v.sighting for v in views if v.sighting)),
+        }
+        | changes
+    )
+
+
+def test_two_sides_of_a_move_are_no_split_brain_and_nothing_is_done() -> None:
+    coming = domain(DomainState.PAUSED, reason="migration")
+    for sides in ((domain(), coming), (domain(), None), (None, domain()), (domain(), domain())):
+        found = decide(on_its_way(*sides))
+        assert (found.state, found.standing, found.reason, found.actions) == ("Running", Standing.READY, "Moving", ())
+    waiting = decide(on_its_way(None, coming))
+    assert (waiting.state, waiting.standing) == ("Paused", Standing.WORKING)
+    assert decide(on_its_way(None, None)).state == "Unknown"
+
+
+def test_a_third_host_that_runs_it_is_a_split_brain() -> None:
+    third = Sighting(NodeName("h3"), HostUUID("u3"), BootNonce("gate-3-3-cc"), True, E1)
+    sides = on_its_way(domain(), None)
+    found = decide(replace(sides, knowledge=replace(sides.knowledge, sightings=(*sides.knowledge.sightings, third))))
+    assert found.reason == "SplitBrain"
+
+
+def test_deleted_while_it_moves_it_waits_for_the_settlement_and_leaves_tombstones_on_both_when_one_stays_away() -> None:
+    found = decide(on_its_way(domain(), None, deleting=True))
+    assert (found.reason, found.actions) == ("Moving", ())
+    away = decide(on_its_way(domain(), None, deleting=True, target=PlacedHost(H2, away=True, why="no route")))
+    assert isinstance(away.actions[0], LeaveTombstones)
+    assert {stone.node for stone in away.actions[0].tombstones} == {H1, H2}
+
+
+def test_the_run_of_a_moved_vm_keeps_its_epoch() -> None:
+    moved = placement(Phase.COMMITTED, epoch=E2, run_epoch=E1)
+    found = domain()
+    seen = view(found)
+    base = world(
+        placement=moved, placed=PlacedHost(H1, seen, found), knowledge=Knowledge(Complete(3), (seen.sighting,))
+    )  # type: ignore[arg-type]
+    assert decide(base).reason == "Running"
+    assert decide(replace(base, placement=replace(moved, run_epoch=None))).reason == "SplitBrain"
+    ended = domain(DomainState.SHUTOFF, reason="shutdown")
+    over = replace(
+        base,
+        placed=PlacedHost(H1, view(ended), ended),
+        run=Run("Running", E1),
+        wish=Wish(policy=RestartPolicy.NEVER),
+        knowledge=Knowledge(Complete(3)),
+    )
+    assert decide(over).give_up, "what ended is the run that was moved here"
