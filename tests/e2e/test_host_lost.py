@@ -359,16 +359,20 @@ def test_deleted_while_its_host_is_off_and_a_person_says_so(dc: Datacenter) -> N
 def test_lie_about_a_host_that_is_only_cut_off_is_seen_when_it_answers(dc: Datacenter, witness: Witness) -> None:
     """Nobody can tell a lie from the truth while the host is silent; afterwards it is said, and nothing is killed."""
     lost = dc.lab.host("h3")
-    dc.apply(tiny("liar", placement={"nodeSelector": {"limiquantix.io/host": lost.name}}))
-    dc.wait_state("liar", "Running")
-    dc.patch("VirtualMachine", "liar", {"spec": {"placement": {"nodeSelector": {"limiquantix.io/host": "h1"}}}})
-    here = [vm for vm in (*VMS, "liar") if list(dc.seen(vm)) == [lost.name]]
+    liars = ("liar", "liar-too")
+    for vm in liars:
+        dc.apply(tiny(vm, placement={"nodeSelector": {"limiquantix.io/host": lost.name}}))
+    for vm in liars:
+        dc.wait_state(vm, "Running")
+        dc.patch("VirtualMachine", vm, {"spec": {"placement": {"nodeSelector": {"limiquantix.io/host": "h1"}}}})
+    here = [vm for vm in (*VMS, *liars) if list(dc.seen(vm)) == [lost.name]]
     witness.lied_about |= {dc.domain(vm) for vm in here}
     lost.partition()
     unknown(dc, lost.name, here)
     assert verdict(attest(dc, "lie", lost.name))[0]
-    dc.wait_for("VirtualMachine", "liar", lambda o: o["status"]["placement"]["node"] == "h1")
-    dc.wait_state("liar", "Running")
+    for vm in liars:
+        dc.wait_for("VirtualMachine", vm, lambda o: o["status"]["placement"]["node"] == "h1")
+        dc.wait_state(vm, "Running")
     lost.heal()
     dc.wait_for("HostAttestation", "lie", lambda o: o["status"].get("void"))
     found = dc.wait_for("VirtualMachine", "liar", lambda o: reason(o) == "SplitBrain")
@@ -383,8 +387,7 @@ def test_lie_about_a_host_that_is_only_cut_off_is_seen_when_it_answers(dc: Datac
     right = {vm: {process for process in found if process.host != lost.name} for vm, found in right.items()}
     lost.virsh("destroy", dc.domain("liar"))
     dc.wait_state("liar", "Running")
-    if len(here) > 1:
-        assert [d for d in processes_on(lost) if d.domain != dc.domain("liar")], "the policy says Report"
+    assert dc.domain("liar-too") in [p.domain for p in processes_on(lost)], "the policy says Report"
     # A guest with a disk in the shared pool was kept from running twice by the lock of its image.
     locked = {vm for vm in here if vm in BOOTED}
     assert {vm for vm in here if not right[vm]} == locked
@@ -408,8 +411,9 @@ def test_lie_about_a_host_that_is_only_cut_off_is_seen_when_it_answers(dc: Datac
         lost.virsh("destroy", dc.domain(vm))
         dc.wait_state(vm, "Running")
         dc.until(lambda vm=vm: len(dc.seen(vm)) == 1)
-    dc.delete("VirtualMachine", "liar")
-    dc.wait_gone("VirtualMachine", "liar")
+    dc.delete("VirtualMachine", *liars)
+    for vm in liars:
+        dc.wait_gone("VirtualMachine", vm)
 
 
 def test_every_start_had_an_epoch_above_the_one_before(dc: Datacenter) -> None:
