@@ -114,8 +114,8 @@ class Site:
         return time.monotonic() - started
 
     def delete_vms(self) -> None:
-        self.lab.kubectl("delete", "vm", "--all", "-A", "--timeout=240s")
-        self.until(lambda: not self.running() and not self.items("volumes"))
+        self.api.ask("DELETE", f"{GROUP}/namespaces/default/virtualmachines")
+        self.until(lambda: not self.items("virtualmachines") and not self.running() and not self.items("volumes"))
 
     def process_stats(self) -> dict[str, tuple[float, float]]:
         """Process -> (CPU seconds so far, RSS MiB), its children included."""
