@@ -113,8 +113,10 @@ def _template(lab: Site, name: str) -> dict[str, str]:
 
 
 def _bare(lab: Site, size: int, template: dict[str, str]) -> list[float]:
-    started = time.monotonic()
     hosts = list(lab.hosts.values())
+    for connection in hosts:  # beforehand: libvirt refuses it while volumes are being cloned
+        connection.storagePoolLookupByName("lq-shared").refresh()
+    started = time.monotonic()
 
     def one(n: int) -> float:
         connection = hosts[n % len(hosts)]
@@ -136,7 +138,6 @@ def _bare(lab: Site, size: int, template: dict[str, str]) -> list[float]:
 
 def _make(connection: libvirt.virConnect, n: int, xml: str) -> None:
     pool = connection.storagePoolLookupByName("lq-shared")
-    pool.refresh()
     image = next(v for v in pool.listAllVolumes() if v.name().startswith("img_") and v.name().endswith("qcow2"))
     disk = pool.createXMLFrom(
         f"<volume><name>bare{n}.qcow2</name><capacity>{2**30}</capacity><target><format type='qcow2'/></target></volume>",
