@@ -221,6 +221,45 @@ async def test_a_host_dies_in_the_middle(side: str, line: str, access: str) -> N
     await world.close()
 
 
+@pytest.mark.parametrize("kind", ["Shared", "Local", "diskless"])
+async def test_the_last_word_of_a_move_is_lost(kind: str) -> None:
+    """The source goes on, and the target would as well (docs/adr/0003): an image lock or arriving paused forbids it."""
+    world, _ = await running_world(access="Local" if kind == "diskless" else kind)
+    if kind == "diskless":
+        world.vm("vm2", disks=[])
+        await world.until(lambda: world.running("vm2"), "vm2 runs")
+    name = "vm2" if kind == "diskless" else "vm"
+    home = world.runs_on(name)
+    before = world.leftovers()
+    world.datacenter.moves.last_word_lost |= set(world.datacenter.machines)
+    world.move(vm=name)
+    await world.until(lambda: world.move_phase() == "Failed", "it broke off")
+    await world.until(lambda: world.running(name), "it runs on")
+    assert world.runs_on(name) == home
+    assert world.judge.starts_of(name) == 1
+    await world.run(90)
+    assert world.leftovers() == before
+    await world.close()
+
+
+async def test_killed_before_the_arrived_guest_is_resumed_the_next_process_does_it() -> None:
+    world, operator = await running_world(access="Local")
+    away = other(world)
+    world.move(targetNode=away)
+    await under_way(world)
+    await operator.crash()
+    await world.run(20)
+    domain = next(iter(world.datacenter.machines[away].domains.values()))
+    assert (domain.state.value, domain.reason) == ("Paused", "user")
+    world.operator()
+    await world.until(lambda: world.move_phase() == "Succeeded", "settled")
+    await world.until(world.running, "resumed")
+    assert world.runs_on() == [away]
+    assert domain.state.value == "Running"
+    assert world.judge.starts_of("vm") == 1
+    await world.close()
+
+
 async def test_both_hosts_die_and_a_person_says_so() -> None:
     world, _ = await running_world(3)
     home = world.runs_on()[0]

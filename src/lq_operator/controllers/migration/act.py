@@ -21,9 +21,10 @@ from lq_operator.controllers.runtime.placements import placement_of
 from lq_operator.controllers.vm.memory import VmMemory
 from lq_operator.core.failover.patch import placement_patch
 from lq_operator.core.failover.record import departure_name
-from lq_operator.core.model import Epoch, Identity, NodeName
+from lq_operator.core.model import DomainState, Epoch, Identity, NodeName
 from lq_operator.core.model import Phase as Placed
 from lq_operator.core.moving import steps as s
+from lq_operator.core.moving.settle import arrived_paused
 from lq_operator.core.moving.world import MoveWorld, Phase
 from lq_operator.core.result import Conflict, NotFound, Rejected, Transient
 from lq_operator.ports import Clock, Resources
@@ -195,6 +196,8 @@ class Actor:
                 await self._depart(self._entry(node), identity, epoch)
             case s.Discard(node, epoch):
                 await self._discard(self._entry(node), name, epoch)
+            case s.DiscardArrived(source, target, epoch):
+                await self._discard_arrived(self._entry(source), self._entry(target), name, epoch)
             case s.Resume(node):
                 entry = self._entry(node)
                 # Refused late: during a later move libvirt lets nobody resume, and QEMU's image lock is the target's.
@@ -220,6 +223,19 @@ class Actor:
         log.warning("removing what a move left behind", node=entry.node, domain=name, epoch=str(epoch))
         await entry.host.destroy(name)
         await self.book.refresh(entry, name)
+
+    async def _discard_arrived(self, source: OwnedHost, target: OwnedHost, name: str, epoch: Epoch | None) -> None:
+        """The order proves it: the target has finished the changeover, and the source runs the guest after that, so
+        libvirt has called this move off there and it never changes over any more."""
+        there = await target.host.find_domain(name)
+        if there is None or there.epoch != epoch or not arrived_paused(there):
+            raise Conflict(f"{target.node}: {name} is not what it was, looking again")
+        here = await source.host.find_domain(name)
+        if here is None or here.epoch != epoch or here.state is not DomainState.RUNNING:
+            raise Conflict(f"{source.node}: {name} does not run there, looking again")
+        log.warning("removing a guest that arrived after its move was called off", node=target.node, domain=name)
+        await target.host.destroy(name)
+        await self.book.refresh(target, name)
 
     async def _end(
         self, step: s.EndMove, vm: VirtualMachine, identity: Identity, memory: VmMemory, world: MoveWorld

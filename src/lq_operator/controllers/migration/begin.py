@@ -14,7 +14,7 @@ from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.controllers.migration.disks import Disks
 from lq_operator.controllers.migration.memory import Moves
 from lq_operator.controllers.migration.observe import MoveObserver
-from lq_operator.controllers.migration.plan import Guest, move_plan, running_guest, tuning_of
+from lq_operator.controllers.migration.plan import Guest, move_plan, running_guest, tuning_of, writes_are_locked
 from lq_operator.controllers.migration.preflight import Checked, check
 from lq_operator.controllers.migration.report import MANAGER, Reporter, Say
 from lq_operator.controllers.runtime.attachments import Attachments
@@ -28,7 +28,7 @@ from lq_operator.core.failover.patch import placement_patch
 from lq_operator.core.failover.protocol import may_act, transition
 from lq_operator.core.failover.record import parse_ticket, ticket_name
 from lq_operator.core.failover.requests import BeginMove
-from lq_operator.core.model import Identity, NodeName, Placement, VolumePlan
+from lq_operator.core.model import DomainState, Identity, NodeName, Placement, VolumePlan
 from lq_operator.core.moving.obstacles import Obstacle
 from lq_operator.core.moving.turns import Way
 from lq_operator.core.moving.world import Phase
@@ -200,9 +200,12 @@ class Beginner:
         assert nodes[0] is not None
         assert nodes[1] is not None
         tuning = tuning_of(move, vm, guest.cluster)
-        plan = move_plan(guest, checked.plan, ticket, (nodes[0], nodes[1]), tuning)
+        domain = await source.host.find_domain(checked.plan.identity.domain_name)
+        running = domain is not None and domain.state is DomainState.RUNNING
+        arrive_paused = running and not writes_are_locked(guest.vm, self.store)
+        plan = move_plan(guest, checked.plan, ticket, (nodes[0], nodes[1]), tuning, arrive_paused=arrive_paused)
         log.info("moving", source=source.node, copied=list(plan.copied_disks), ticket=ticket)
-        self.moves.send(vm.key, source.host, plan)
+        self.moves.send(vm.key, source.host, target.host, plan)
         say = Say(Phase.RUNNING, "Transferring", transfer=(True, "Sent", ""))
         move = await self.reporter.say(move, say)
         await self.reporter.begun(move, vm)

@@ -47,16 +47,18 @@ class Moves:
             memory.task.cancel()
         self.claims.pop(key, None)
 
-    def send(self, key: str, host: Host, plan: MovePlan) -> None:
+    def send(self, key: str, source: Host, target: Host, plan: MovePlan) -> None:
         """Begin the transfer; it may take hours, so nobody waits for it."""
         memory = self.of(key)
         memory.end, memory.asked, memory.progress = None, False, None
-        memory.task = asyncio.ensure_future(self._call(key, memory, host, plan))
+        memory.task = asyncio.ensure_future(self._call(key, memory, source, target, plan))
         memory.task.add_done_callback(lambda task: self._ended(key, task))
 
-    async def _call(self, key: str, memory: MoveMemory, host: Host, plan: MovePlan) -> None:
+    async def _call(self, key: str, memory: MoveMemory, source: Host, target: Host, plan: MovePlan) -> None:
         try:
-            memory.end = JobEnd(await host.move(plan))
+            memory.end = JobEnd(await source.move(plan))
+            if plan.arrive_paused:
+                await _resume(key, target, plan.domain_name)
         except Rejected as error:
             memory.end = JobEnd(None, str(error), refused=True)
         except (Transient, OutcomeUnknown, Conflict, NotFound) as error:
@@ -77,3 +79,12 @@ class Moves:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _resume(key: str, target: Host, domain_name: str) -> None:
+    """The source's QEMU has ended: this is the only copy. Late, it meets that copy or nothing that could be resumed."""
+    try:
+        await target.resume(domain_name)
+    except (Transient, OutcomeUnknown, Conflict, NotFound, Rejected) as error:
+        # Whoever has the VM once the move is settled finds a guest that stands still and should run.
+        log.warning("a guest that arrived could not be resumed at once", vm=key, reason=str(error)[:300])

@@ -11,7 +11,7 @@ from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.controllers.migration.disks import Disks
 from lq_operator.controllers.migration.memory import MoveMemory, Moves
-from lq_operator.controllers.migration.plan import DEFAULT_DOWNTIME_MS, tuning_of
+from lq_operator.controllers.migration.plan import DEFAULT_DOWNTIME_MS, tuning_of, writes_are_locked
 from lq_operator.controllers.migration.report import TRANSFERRING, age_s
 from lq_operator.controllers.runtime.placements import epoch_of, placement_of
 from lq_operator.controllers.vm.memory import VmMemory
@@ -153,7 +153,9 @@ class MoveObserver:
         if vm is None or cluster is None:
             return PostCopy()
         tuning = tuning_of(move, vm, cluster)
-        return PostCopy(bool(tuning.post_copy), tuning.max_downtime_milliseconds or DEFAULT_DOWNTIME_MS)
+        # A guest that must arrive paused cannot run there before it has arrived: libvirt refuses the two together.
+        allowed = bool(tuning.post_copy) and writes_are_locked(vm, self.store)
+        return PostCopy(allowed, tuning.max_downtime_milliseconds or DEFAULT_DOWNTIME_MS)
 
     def cluster(self, vm: VirtualMachine | None) -> HypervisorCluster | None:
         """Where it runs."""

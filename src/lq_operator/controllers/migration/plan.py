@@ -155,6 +155,8 @@ def move_plan(
     ticket: str,
     nodes: tuple[HypervisorNode, HypervisorNode],
     tuning: MigrationTuning,
+    *,
+    arrive_paused: bool,
 ) -> MovePlan:
     """`running` is the target's plan with its gate; the incoming QEMU asks for the ticket instead. `nodes`: from, to."""
     source, target = nodes
@@ -169,8 +171,16 @@ def move_plan(
         max_downtime_ms=tuning.max_downtime_milliseconds or DEFAULT_DOWNTIME_MS,
         auto_converge=tuning.auto_converge is not False,
         parallel_connections=tuning.parallel_connections or 1,
-        post_copy=bool(tuning.post_copy),
+        post_copy=bool(tuning.post_copy) and not arrive_paused,
+        arrive_paused=arrive_paused,
     )
+
+
+def writes_are_locked(vm: VirtualMachine, store: Store) -> bool:
+    """A writable disk lies on shared storage, so that QEMU's image lock refuses the second of two runs (docs/adr/0003)."""
+    read_only = {disk.name for disk in vm.spec.disks if disk.read_only}
+    volumes = (store.get(Volume, vm.metadata.namespace, v) for d, v in disk_volumes(vm).items() if d not in read_only)
+    return any(volume is not None and volume.status.chain and not volume.status.node for volume in volumes)
 
 
 DEFAULT_DOWNTIME_MS = 300

@@ -84,6 +84,8 @@ def _conflict(source: Side, target: Side) -> s.Step | None:
         assert there is not None
         if there.state is DomainState.RUNNING and _left_behind(here) and here.epoch == there.epoch:
             return s.Discard(source.node, here.epoch)
+        if here.state is DomainState.RUNNING and arrived_paused(there) and here.epoch == there.epoch:
+            return s.DiscardArrived(source.node, target.node, there.epoch)
         return _stay("BothShowIt", "both hosts show the guest: the changeover is not over yet")
     if source.runs and here is not None and _left_behind(here):
         return s.Resume(source.node)
@@ -96,6 +98,11 @@ def _conflict(source: Side, target: Side) -> s.Step | None:
 def _left_behind(domain: DomainSeen) -> bool:
     """libvirt paused it for the changeover, on either side."""
     return domain.state is DomainState.PAUSED and domain.state_reason == "migration"
+
+
+def arrived_paused(domain: DomainSeen) -> bool:
+    """The changeover is over for the target, and it waits to be resumed: libvirt's answer to `arrive_paused`."""
+    return domain.state is DomainState.PAUSED and domain.state_reason == "user"
 
 
 def _conclude(world: MoveWorld, placement: Placement, source: Side, target: Side) -> s.Step:

@@ -99,6 +99,15 @@ class Discard:
 
 
 @dataclass(frozen=True, slots=True)
+class DiscardArrived:
+    """Destroy what arrived on `target` and never ran, because the guest goes on at `source` (docs/adr/0003)."""
+
+    source: NodeName
+    target: NodeName
+    epoch: Epoch | None
+
+
+@dataclass(frozen=True, slots=True)
 class Resume:
     """The guest stands still on the source although it was not taken over by the target."""
 
@@ -132,6 +141,7 @@ Step = (
     | List
     | Depart
     | Discard
+    | DiscardArrived
     | Resume
     | SwitchDisks
     | EndMove
