@@ -6,12 +6,11 @@ Records come from the scheduler's /debug/decisions/NUMBER; a file holds one, or 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from lq_operator.cli_tools.quiet import libraries_to_stderr
-from lq_operator.core.placement.replay import canonical, outcome_of, rebuild
+from lq_operator.core.placement.replay import outcome_of, replay
 from lq_operator.core.result import Rejected
 
 
@@ -41,18 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def repeat(record: bytes, where: str) -> bytes:
-    """The outcome decided again, in canonical bytes. Rejected where the record cannot be read.
-
-    Of a failover guard the record holds the refusals, not their evidence: the guard's answers are repeated as recorded.
-    """
+    """The outcome decided again, in canonical bytes. Rejected where the record cannot be read."""
     try:
-        body = json.loads(record)
-        if not isinstance(body, dict):
-            raise ValueError(f"a {type(body).__name__}, not an object")  # noqa: TRY004  said below like every other flaw
-        engine, request = rebuild(record)
-        if body.get("guarded"):
-            refusals: dict[str, str] = body["refusals"]
-            engine.guard = lambda _identity, _shape, host: refusals.get(host, "")
-    except (ValueError, KeyError, TypeError) as error:
+        return replay(record)
+    except ValueError as error:
         raise Rejected(f"{where}: this is no decision record ({error})") from error
-    return canonical(engine.decide(request))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lq_operator.core.placement import Decision, HostFacts, Placed, PlacementRequest, Reservation, VmKey
-from lq_operator.core.placement.replay import FORMAT, encode
+from lq_operator.core.placement.replay import compose
 
 NEWEST = 256
 """Decisions kept; each further one makes the oldest be forgotten."""
@@ -126,22 +126,19 @@ class Journal:
         return self._encode(entry, *tables)
 
     def _encode(self, entry: Entry, hosts: dict[Key, Any], vms: dict[Key, Any], held: dict[Key, Any]) -> bytes:
-        body = {
-            "format": FORMAT,
-            "number": entry.number,
-            "when": entry.when,
-            "strategy": self.strategy,
-            "seed": self.seed,
-            "guarded": entry.refusals is not None,
-            "refusals": entry.refusals or {},
-            "versions": entry.versions,
-            "hosts": [encode(hosts[name]) for name in sorted(hosts)],
-            "vms": [encode(vms[key]) for key in sorted(vms)],
-            "reservations": [encode(held[key]) for key in sorted(held)],
-            "request": encode(entry.request),
-            "outcome": encode(entry.decision),
-        }
-        return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        return compose(
+            self.strategy,
+            self.seed,
+            versions=entry.versions,
+            hosts=[hosts[name] for name in sorted(hosts)],
+            vms=[vms[key] for key in sorted(vms)],
+            reservations=[held[key] for key in sorted(held)],
+            request=entry.request,
+            outcome=entry.decision,
+            refusals=entry.refusals,
+            number=entry.number,
+            when=entry.when,
+        )
 
 
 def _apply(tables: tuple[dict[Key, Any], ...], event: Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -13,15 +14,35 @@ from lq_operator.core.placement.state import IntArray
 from lq_operator.core.placement.types import HOSTNAME_KEY, Shape, VmKey
 
 
-class Refugee(NamedTuple):
-    """A VM to be restarted. needs: amounts per resource with the vCPUs of a shared VM; rows: hosts it may use."""
+@dataclass(frozen=True, slots=True, eq=False)
+class About:
+    """What is the same for all VMs of a kind. needs: amounts per resource with the vCPUs of a shared VM; rows: hosts they
+    may use, None = every live one; part: what each takes in NUMA cells, if it is bound to them; plain: nothing but vCPUs
+    and memory, on any host. size: orders the largest first, by memory, then vCPUs."""
 
-    size: tuple[int, int]  # (-memory, -vCPUs): the largest comes first
-    identity: VmKey
     shape: Shape
     needs: tuple[int, ...]
-    rows: frozenset[int] | None  # None = every live host outside the failed set
-    part: Part | None = None  # what it takes in NUMA cells, if it is bound to them
+    rows: frozenset[int] | None
+    part: Part | None
+    plain: bool = field(init=False)
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "plain", len(self.needs) == 2 and self.rows is None and self.part is None)
+        object.__setattr__(self, "size", -(self.shape.memory_mib << 21) - self.shape.vcpus)  # vCPUs are at most 2^20
+
+
+class Refugee(NamedTuple):
+    """A VM to be restarted. In the order of tuples the largest comes first, and no two are alike."""
+
+    size: int
+    identity: VmKey
+    about: About
+
+    @property
+    def shape(self) -> Shape:
+        """What decides where it fits."""
+        return self.about.shape
 
 
 class Conflicts:

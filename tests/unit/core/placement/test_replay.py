@@ -59,3 +59,27 @@ def test_a_changed_record_is_noticed() -> None:
         replay(json.dumps(body).encode())
     with pytest.raises(ValueError, match="format 99 is not 1"):
         replay(json.dumps({"format": 99}).encode())
+
+
+def test_a_guarded_decision_is_repeated_from_what_the_guard_refused() -> None:
+    """Two of five hosts are refused; a record without the refusals is not written, one that lost them decides elsewhere."""
+    engine = PlacementEngine("spread", seed=3)
+    for number in range(5):
+        engine.set_host(HostFacts(f"h{number}", pcpus=4, memory_mib=1024))
+    request = PlacementRequest(VmKey("x", "v"), Shape(1, 256))
+    first = engine.decide(request).best[:2]
+    refusals = {ranked.host: f"{ranked.host} is kept free" for ranked in first}
+    engine.guard = lambda _identity, _shape, host: refusals.get(host, "")
+    decision = engine.decide(request)
+    assert decision.host not in refusals
+    assert ("failover", 2) in decision.rejected
+    record = record_of(engine, request, decision, refusals)
+    assert replay(record) == outcome_of(record) == canonical(decision)
+    with pytest.raises(ValueError, match="refusals: is missing; pass what the engine's guard refused"):
+        record_of(engine, request, decision)
+    body = json.loads(record)
+    body["refusals"] = {}
+    assert replay(json.dumps(body).encode()) != outcome_of(record)
+    del body["refusals"]
+    with pytest.raises(ValueError, match="decision record: is not whole: 'refusals'"):
+        replay(json.dumps(body).encode())
