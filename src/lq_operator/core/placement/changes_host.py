@@ -26,7 +26,13 @@ def _even_with(case: Case, row: int) -> bool:
     assert case.question.eligible is not None
     eligible = case.question.eligible.copy()
     eligible[row] = True
-    question = replace(case.question, eligible=eligible, eligible_domains={})
+    domains = {}
+    for key, (version, known) in case.question.eligible_domains.items():
+        topology = case.state.topology(key)
+        if version == topology.version:
+            own = int(topology.ids[row])
+            domains[key] = (version, known if own < 0 or own in known else [*known, own])
+    question = replace(case.question, eligible=eligible, eligible_domains=domains)
     spread = next(rule for rule in FILTERS if rule.name == "spread")
     return not spread.fails(case.state, question, slice(row, row + 1))[0]
 
@@ -100,9 +106,7 @@ def _smallest_that_helps(case: Case, rows: IntArray) -> IntArray:
             mib = min(map(case.state.groups.smallest_mib, groups), default=0)
             smallest = np.maximum(smallest, np.where(case.fails[name][rows], mib, 0))
     for device in case.shape.devices if "devices" in case.fails else ():
-        kinds = [
-            kind for kind in case.state.groups.kinds.values() if kind.shape.devices and device in kind.shape.devices
-        ]
+        kinds = case.state.groups.device_kinds.get(device, [])
         least, left = dict.fromkeys(rows.tolist(), 0), set(rows.tolist())
         for kind in sorted(kinds, key=lambda kind: kind.shape.memory_mib):
             there = kind.rows.keys() & left

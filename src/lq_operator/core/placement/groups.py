@@ -110,6 +110,7 @@ class GroupIndex:
         self.held: dict[GroupKey, Group] = {}
         self.held_order: list[Group] = []
         self.kinds: dict[Namespaced, Kind] = {}  # with some whose VMs left: they are likely to come again
+        self.device_kinds: dict[str, list[Kind]] = {}  # the kinds that hold a device, by its name
         self._tidy_at = MAX_IDLE_KINDS
         self._changes = 0  # counts groups that came or left
         self._smallest: tuple[int, dict[int, int]] = (-1, {})
@@ -203,13 +204,20 @@ class GroupIndex:
         kind = self.kinds.get(key)
         if kind is None:
             if len(self.kinds) > self._tidy_at:
-                self.kinds = {key: kind for key, kind in self.kinds.items() if kind.rows}
-                self._tidy_at = 2 * len(self.kinds) + MAX_IDLE_KINDS
+                self._tidy()
             kind = self.kinds[key] = Kind(namespace, shape)
+            for device in shape.devices:
+                self.device_kinds.setdefault(device, []).append(kind)
         if kind.groups_seen != self._changes:
             kind.groups = self._groups_of(namespace, shape)
             kind.groups_seen = self._changes
         return kind
+
+    def _tidy(self) -> None:
+        self.kinds = {key: kind for key, kind in self.kinds.items() if kind.rows}
+        self._tidy_at = 2 * len(self.kinds) + MAX_IDLE_KINDS
+        for device, kinds in self.device_kinds.items():
+            self.device_kinds[device] = [kind for kind in kinds if kind.rows]
 
     def groups_of(self, namespace: str, shape: Shape) -> tuple[Group, ...]:
         """Every group this VM counts in."""

@@ -130,6 +130,8 @@ class RoomPart:
         self.weight = sum(weights[score.name] for score in self.scores)
         self.shown_weights = tuple([(score.name, weights[score.name]) for score in self.scores])
         """Names and weights of the cached terms, in order."""
+        self._names = [name for name, _ in self.shown_weights]
+        self._weights = [weight for _, weight in self.shown_weights]
         self._shares = [weight / max(1, self.weight) for _, weight in self.shown_weights]
         self._sized = [pool for pool, size in shape.pools.items() if size]
         self.template = template_of(self.shown_weights)
@@ -188,7 +190,7 @@ class RoomPart:
         if known is not None and known[0] == version:
             return known[1], known[2]
         total, values = self.total.item(row), [term.item(row) for term in self.terms]
-        terms = tuple([(name, weight, value) for (name, weight), value in zip(self.shown_weights, values, strict=True)])
+        terms = tuple(zip(self._names, self._weights, values, strict=True))
         host = state.names[row]
         ranked, words = Ranked(host, total, terms), self.template % (host, total, *values)
         if len(self._shown) >= MAX_SHOWN:

@@ -257,7 +257,7 @@ class ClusterState:
         if occupant.shape.pools:
             self._account_pools(row, entry, occupant.shape, -1)
         entry.settle(occupant.shape)
-        self._derive(row)
+        self._derive_load(row, entry)
 
     def vacate(self, host: str, identity: VmKey) -> None:
         """A VM gives its room on a host back."""
@@ -331,10 +331,13 @@ class ClusterState:
         used = entry.shared_mvcpus + entry.dedicated * facts.overcommit_milli
         self.free_mvcpus[row] = capacity - used
         self.free_memory[row] = memory - entry.memory_mib
-        mean, var = entry.load()
         self.cpu_share[row] = used / capacity if capacity else 1.0
         self.memory_share[row] = entry.memory_mib / memory if memory else 1.0
-        self.over[row] = (mean - facts.pcpus * 1000) / 1000
+        self._derive_load(row, entry)
+
+    def _derive_load(self, row: int, entry: Row) -> None:
+        mean, var = entry.load()
+        self.over[row] = (mean - entry.facts.pcpus * 1000) / 1000
         self.var[row] = var / 1_000_000
         self.events += 1
         self.version[row] += 1
