@@ -59,9 +59,13 @@ class Disks:
             seen = checked.sources[disk.pool, disk.file]
             with contextlib.suppress(Conflict):
                 await target.host.create_volume(disk.pool, VolumePlan(moving_mark(disk.file), 0, format="raw"))
-            # Without its mark: an earlier attempt's, which no guest has ever run from (preflight refuses marked ones).
-            await target.host.delete_volume(disk.pool, disk.file)
-            await target.host.create_volume(disk.pool, VolumePlan(disk.file, seen.capacity_bytes, disk.format))
+            try:
+                await target.host.create_volume(disk.pool, VolumePlan(disk.file, seen.capacity_bytes, disk.format))
+            except Conflict:
+                # An earlier attempt's (preflight refuses complete ones). Never deleted here: a delete that comes late would
+                # meet the file that the guest runs from by then. QEMU writes the whole target, zeros included
+                # (`qmp_blockdev_mirror`: zero_target with sync=full), so only its size matters; a late resize meets its lock.
+                await target.host.resize_volume(disk.pool, disk.file, seen.capacity_bytes)
         if not guest.state_shared:
             for name in checked.files:
                 await _copy(source, target, name)

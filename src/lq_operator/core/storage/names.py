@@ -61,6 +61,8 @@ def unfinished_files(names: Set[str], uids: Mapping[tuple[str | None, str], str]
         name, _, tail = rest.partition("_")
         if prefix != "vol" or not tail or "_" in tail or file.endswith((READY_SUFFIX, MOVING_SUFFIX)):
             continue
+        if ready_mark(file) in names and moving_mark(file) in names:
+            found.append(moving_mark(file))  # made late, by the sender of a move that is long over
         if ready_mark(file) in names or moving_mark(file) in names:
             continue
         if uids.get((namespace, name), "")[:8] != tail.partition(".")[0]:
