@@ -12,7 +12,7 @@ LAB ?= demo
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
-demo: $(VENV)/ready system   ## a datacenter on this machine: three hosts, two VMs, and three outages that no guest notices
+demo: $(VENV)/ready system   ## a datacenter on this machine: three hosts, two VMs, three outages that no guest notices, a move
 	$(BIN)/python -m lq_operator.lab.demo up --name $(LAB)
 
 demo-down: $(VENV)/ready     ## take the demo down and prove that nothing is left

@@ -1,4 +1,4 @@
-"""The demo: a datacenter on this machine, two VMs in it, and three outages above QEMU that no guest notices.
+"""The demo: a datacenter on this machine, two VMs in it, three outages above QEMU that no guest notices, and a move.
 
     python -m lq_operator.lab.demo up|down [--name demo]
 
@@ -27,6 +27,7 @@ from lq_operator.lab.release import Release
 VMS = ("web-1", "web-2")
 PATIENCE_S = 180.0
 """Emulated guests boot in four seconds on an idle machine and ten times slower on a busy one."""
+_ENDED = ("Succeeded", "Failed", "Refused", "Cancelled")
 _LOOKS = 4
 """At what is left, a second apart."""
 SEPARATION = {"antiAffinity": [{"selector": {"matchLabels": {"app": "web"}}, "required": False}]}
@@ -71,7 +72,23 @@ class Demo:
             if not kept:
                 raise LabError(f"the guest of {name} was restarted")
         self._diff()
+
+    def move(self) -> None:
+        """One VM to a host that the scheduler picks, while its guest counts on."""
+        vm, before = VMS[0], self.uptimes()[VMS[0]]
+        home = self._host_of(vm).name
+        self.say(f"\n--- {vm} moves away from {home} while it runs")
+        self._apply(manifests.dump([manifests.migration("demo-move", vm)]))
+        self._until("it has moved", lambda: self._phase("virtualmachinemigration", "demo-move") in _ENDED)
+        self.show("virtualmachinemigrations")
+        after, there = self.uptimes()[vm], self._host_of(vm).name
+        if after < before or there == home:
+            raise LabError(f"{vm} did not move: it is on {there}, up {after:.0f} s; kubectl describe vmmig demo-move")
+        self.say(f"{vm}: up {before:.0f} s on {home}, {after:.0f} s on {there}")
         self.show("virtualmachines")
+
+    def _phase(self, kind: str, name: str) -> str:
+        return self.lab.kubectl("get", kind, name, "-o", "jsonpath={.status.phase}").stdout.strip()
 
     def uptimes(self) -> dict[str, float]:
         """Seconds each guest has been up, by its own clock."""
@@ -202,6 +219,7 @@ def up(name: str) -> int:
     demo = Demo(lab, lambda text: print(text, flush=True))
     demo.build()
     demo.break_things()
+    demo.move()
     demo.farewell()
     return 0
 

@@ -123,6 +123,11 @@ def vm(
     return _object("VirtualMachine", name, base | dict(spec or {}), namespace)
 
 
+def migration(name: str, vm_name: str, namespace: str = "default") -> Manifest:
+    """One live move, to a host that the scheduler picks."""
+    return _object("VirtualMachineMigration", name, {"vmRef": {"name": vm_name}}, namespace)
+
+
 def dump(manifests: Iterable[Manifest]) -> str:
     """As a multi-document YAML."""
     return yaml.safe_dump_all([dict(m) for m in manifests], sort_keys=False)
