@@ -5,6 +5,7 @@ Judged by the hosts alone: their QEMU processes, their domains, libvirt's log of
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +26,12 @@ from tests.e2e.witness import (
     watched,
 )
 
+from lq_operator.core.failover.evidence import off_proof
+from lq_operator.core.failover.facts import Actor, Memory, Role, Stamp
+from lq_operator.core.failover.patch import placement_from_dict, placement_patch
+from lq_operator.core.failover.protocol import transition
+from lq_operator.core.failover.requests import Release
+from lq_operator.core.model import EvidenceKind, Placement
 from lq_operator.lab.host import LabHost
 
 VMS = tuple(f"v{i}" for i in range(6))
@@ -264,6 +271,41 @@ def test_void_statement_covers_no_later_loss(dc: Datacenter) -> None:
     assert power(dc.vm("late")) == "Unknown"
     assert len(ran(dc, "late")) == 1
     dc.delete("VirtualMachine", "late")
+
+
+def test_a_release_that_comes_after_the_host_has_booted_is_refused(dc: Datacenter) -> None:
+    """Trace 1: HA has true evidence, the host boots and runs the VM again, and only then HA's patch arrives."""
+    lost = dc.host_of("v0")
+    here, _ = split(dc, lost)
+    uid, before = dc.vm("v0")["metadata"]["uid"], placement_from_dict(placement(dc, "v0"))
+    assert before is not None
+    assert before.host_uuid is not None
+    lost.kill()
+    unknown(dc, lost.name, here)
+    proof = off_proof(EvidenceKind.BMC_CONFIRMED_OFF, before.host_uuid, before.boot, before)
+    ha = Actor(Role.HA_CONTROLLER, 0)
+    released = transition(
+        before, Release(ha, Stamp("of-an-ha-that-paused", "2026-01-01T00:00:00Z"), Memory(), (proof,))
+    )
+    assert isinstance(released, Placement), released
+    patch = json.dumps(placement_patch(uid, before, released))
+
+    lost.start()
+    until_all_answer(dc)
+    for vm in here:
+        dc.wait_state(vm, "Running")
+    again = placement(dc, "v0")
+    assert again["node"] == lost.name
+    assert epoch_key(again["epoch"]) > epoch_key(str(before.epoch))
+    starts = ran(dc, "v0")
+    late = dc.lab.kubectl(
+        "-n", dc.namespace, "patch", "vm", "v0", "--subresource=status", "--type=json", "-p", patch, check=False
+    )
+    assert late.returncode != 0, late.stdout
+    assert placement(dc, "v0") == again
+    time.sleep(SILENCE_S)
+    assert ran(dc, "v0") == starts
+    assert list(dc.seen("v0")) == [again["node"]]
 
 
 def test_deleted_while_its_host_is_away(dc: Datacenter) -> None:
