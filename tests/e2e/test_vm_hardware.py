@@ -30,6 +30,7 @@ def test_devices_and_data_are_the_same_on_another_host(dc: Datacenter) -> None:
     dc.wait_guest("abi")
     first, before = dc.host_of("abi").name, dc.xml("abi")
     hardware = dc.vm("abi")["status"]["hardware"]
+    dc.until(lambda: [f for f in dc.files_of("abi") if f.startswith("hardware_")], say=lambda: f"{dc.files_of('abi')}")
     assert hardware["machine"] == before.find("os/type").get("machine")
     assert {slot["device"] for slot in hardware["slots"]} >= {"disk/root", "disk/data", "nic/eth0"}
     assert dc.guest("abi", "cat /disk/boots").strip() == "1"

@@ -15,6 +15,7 @@ from lq_operator.core.model import DomainEvent, NodeName
 
 GRACE_S = 300
 DEADLINE_S = 30
+STATE_DIR = "/srv/lq-vmstate"
 
 
 def said(world: SimWorld, operation: str) -> tuple[str, str]:
@@ -48,7 +49,8 @@ async def test_a_stop_that_failed_cuts_nobody_off_later(crash: bool) -> None:
     await world.until(lambda: said(world, stop)[0] == "Failed", "given up")
     if crash:
         # Everybody dies with the operation's last word written and the VM's perhaps not.
-        world = world.fork()
+        world, dead = world.fork(), world
+        await dead.close()
         start_all(world)
     assert said(world, stop) == ("Failed", "DeadlineExceeded")
     await world.until(world.running, "goes on running")
@@ -221,3 +223,44 @@ async def test_a_watchdog_that_fired_is_told() -> None:
     assert f"{home}: reset" in told[0].message
     assert world.running()
     await world.close()
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["", "half-written"])
+async def test_places_survive_the_loss_of_the_api_server(half: bool) -> None:
+    """A VM that was stopped when etcd was lost: nothing but the file beside its state knows where its devices were."""
+    world = await world_with("x", "y", "z")
+    attach(world, "vm", "x", "y", "z")
+    await world.until(world.running, "runs")
+    attach(world, "vm", "x", "y")
+    restart = world.operation("Restart")
+    await world.until(lambda: said(world, restart)[0] == "Succeeded" and world.running(), "runs with two")
+    await world.run(10)
+    had = places(world)
+    assert had["nic/eth0"] != "0000:03:00.0", "chosen anew it would be there"
+    stop = world.operation("Stop")
+    await world.until(lambda: said(world, stop)[0] == "Succeeded" and world.stopped(), "stopped")
+    assert len(kept(world)) == 1, "the older one is deleted"
+    if half:
+        # A process died while it wrote a newer one.
+        next(iter(world.datacenter.machines.values())).put_file(f"{STATE_DIR}/hardware_{NS}_vm_99999-1.json")
+    await world.close()
+    world = world.fork()
+    world.wipe()
+    world.manifests(2)
+    start_all(world)
+    await world.until(lambda: world.hosts_ready(2), "taken back")
+    for name in ("x", "y"):
+        world.apply(Volume, NS, name, {"size": "1Gi"})
+    attach(world, "vm", "x", "y")
+    await world.until(world.running, "runs again")
+    assert places(world) == had
+    world.delete()
+    await world.until(world.gone, "deleted")
+    assert not kept(world)
+    await world.close()
+
+
+def kept(world: SimWorld) -> set[str]:
+    """Files that say what a guest sees."""
+    files = [m._files(STATE_DIR) or {} for m in world.datacenter.machines.values()]
+    return {name for folder in files for name in folder if name.startswith("hardware_")}

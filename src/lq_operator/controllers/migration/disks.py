@@ -138,11 +138,11 @@ class Disks:
         await self._drop_state(vm, identity, entry)
 
     async def _drop_state(self, vm: VirtualMachine, identity: Identity, entry: OwnedHost) -> None:
-        """Seed and NVRAM that went along, where the state pool is each host's own."""
+        """Seed, NVRAM and record of the devices that went along, where the state pool is each host's own."""
         if self._state_shared(vm):
             return
         names = [seen.name for seen in await entry.host.list_volumes(STATE_POOL, refresh=True)]
-        for name in files_of(identity, names, "seed", "nvram"):
+        for name in files_of(identity, names, "seed", "nvram", "hardware"):
             await entry.host.delete_volume(STATE_POOL, name)
 
     def _state_shared(self, vm: VirtualMachine) -> bool:

@@ -13,9 +13,10 @@ from lq_operator.api.network import AddressClaim
 from lq_operator.api.node import HypervisorNode, OrphanDomain, Tombstone
 from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
+from lq_operator.controllers.runtime.guestabi import keep_hardware
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.placements import epoch_of, placement_of
-from lq_operator.controllers.runtime.statefiles import STATE_POOL, files_of, spent_files
+from lq_operator.controllers.runtime.statefiles import STATE_POOL, files_of, hardware_files, spent_files
 from lq_operator.controllers.runtime.tombstones import drop_tombstone, release_tombstone
 from lq_operator.core.failover.facts import known_epoch
 from lq_operator.core.failover.inventory import domain_ahead
@@ -67,7 +68,7 @@ class Housekeeper:
         return found
 
     async def _tidy(self, entry: OwnedHost) -> None:
-        """Once per takeover: what a process that died right after a start would have cleaned up."""
+        """Once per takeover: what a process that died right after a start would have cleaned up and written down."""
         running = [d for d in entry.domains.values() if d.identity and d.epoch and d.state.runs]
         ours = [d for d in running if d.identity is not None and d.identity.installation == self.book.installation]
         if not ours:
@@ -78,6 +79,9 @@ class Housekeeper:
             assert domain.epoch is not None
             for name in spent_files(domain.identity, domain.epoch, names, resumed=domain.epoch):
                 await entry.host.delete_volume(STATE_POOL, name)
+            vm = self.store.get(VirtualMachine, domain.identity.namespace, domain.identity.name)
+            if vm is not None and vm.status.hardware.machine and not hardware_files(domain.identity, names):
+                await keep_hardware(entry, domain.identity, domain.epoch, vm.status.hardware, ())
 
     async def _resident(self, entry: OwnedHost, domain: DomainSeen, identity: Identity, found: Residents) -> None:
         if not self.store.synced(VirtualMachine):

@@ -30,6 +30,16 @@ def console_file(identity: Identity) -> str:
     return f"console_{identity.namespace}_{identity.name}.log"
 
 
+def hardware_file(identity: Identity, epoch: Epoch) -> str:
+    """What its guest sees (status.hardware as JSON), as it was recorded at the start under this epoch."""
+    return f"hardware_{identity.namespace}_{identity.name}_{epoch}.json"
+
+
+def hardware_files(identity: Identity, names: Iterable[str]) -> list[str]:
+    """The VM's records of what its guest sees, the newest first."""
+    return sorted(files_of(identity, names, "hardware"), key=_epoch_of, reverse=True)
+
+
 def nvram_file(identity: Identity) -> str:
     """UEFI variables."""
     return f"nvram_{identity.namespace}_{identity.name}.fd"

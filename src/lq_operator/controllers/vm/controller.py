@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.controllers.runtime.attachments import Attachments
 from lq_operator.controllers.runtime.errors import Requeue
+from lq_operator.controllers.runtime.guestabi import keep_hardware
 from lq_operator.controllers.runtime.placements import placement_of
 from lq_operator.controllers.runtime.refs import Namespaces, Refs
 from lq_operator.controllers.runtime.statefiles import STATE_POOL, suspended_epochs
@@ -17,7 +18,7 @@ from lq_operator.controllers.vm.memory import Memories, VmMemory
 from lq_operator.controllers.vm.observe import Observer
 from lq_operator.controllers.vm.prepare import Prepared, prepare
 from lq_operator.controllers.vm.report import Reporter
-from lq_operator.convert.domain import hardware_abi, merged_abi, spec_hash
+from lq_operator.convert.domain import hardware_abi, hardware_status, merged_abi, spec_hash
 from lq_operator.convert.power import should_run
 from lq_operator.core.actions import AskStop, RemoveFinalizer, StartGuest, WritePlacement
 from lq_operator.core.lifecycle.decide import decide
@@ -119,9 +120,12 @@ class VmController:
         if hardware is None and decision.state in ("Running", "Paused") and not vm.status.hardware.machine:
             # Whoever started it died before saying what it sees.
             hardware = await self._hardware(vm, identity, world)
+        if hardware is not None and not (memory.hardware_kept and hardware == hardware_abi(vm.status.hardware)):
+            memory.hardware_due = hardware
         decision = replace(decision, counts_restart=automatic)
         hot = await self.hotchanger.settle(vm, identity, world, prepared, memory)
         await self.reporter.report(vm, world, decision, effect, prepared, memory, hardware, hot)
+        await self._keep_hardware(identity, world, memory)
         if decision.give_up:
             return Requeue.now()
         waits = [wait_s for wait_s in (decision.requeue_s, hot.again_s) if wait_s is not None]
@@ -170,6 +174,15 @@ class VmController:
         except NotFound:
             return None
         return merged_abi(hardware_abi(vm.status.hardware), seen, vm)
+
+    async def _keep_hardware(self, identity: Identity, world: VmWorld, memory: VmMemory) -> None:
+        """Beside the VM's state, once it is in status: nobody waits for this copy."""
+        entry, placement = self.observer.host(world.placement), world.placement
+        if memory.hardware_due is None or entry is None or placement is None or placement.epoch is None:
+            return
+        due = hardware_status(memory.hardware_due)
+        await keep_hardware(entry, identity, placement.epoch, due, memory.hardware_kept)
+        memory.hardware_due = None
 
 
 def _image_untold(vm: VirtualMachine, decision: Decision, memory: VmMemory) -> bool:

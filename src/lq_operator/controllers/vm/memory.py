@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lq_operator.core.failover.facts import Memory
-from lq_operator.core.model import Epoch
+from lq_operator.core.model import Epoch, HardwareAbi
 
 ASK_AGAIN_S = 15.0
 """A guest that was still booting has not heard the button: it is asked again that often until its deadline."""
@@ -41,6 +41,8 @@ class VmMemory:
     saved_on: str = ""
     first_seen_s: float | None = None
     started_hash: str = ""
+    hardware_kept: tuple[str, ...] = ()
+    hardware_due: HardwareAbi | None = None
     resets_begun: set[str] = field(default_factory=set)
     resets_done: set[str] = field(default_factory=set)
     hot: dict[str, Tried] = field(default_factory=dict)

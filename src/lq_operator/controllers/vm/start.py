@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from lq_operator.api.vm import VirtualMachine
+from lq_operator.controllers.runtime.guestabi import kept_hardware
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.statefiles import (
     STATE_POOL,
     console_file,
+    hardware_files,
     nvram_file,
     resumed_mark,
     seed_file,
@@ -62,7 +64,7 @@ class Starter:
         started_s = self.clock.mono_s()
         try:
             with bound(vm=identity.key, node=entry.node, epoch=str(placement.epoch)):
-                await self._start(vm, identity, placement.epoch, entry, prepared)
+                await self._start(vm, identity, placement.epoch, entry, prepared, memory)
         except (Rejected, Transient, OutcomeUnknown) as error:
             metrics.VM_STARTS.labels(type(error).__name__.lower()).inc()
             # Own gate gone = deposed or rebooted (raises Transient); else an ordinary failure (gate.md).
@@ -97,10 +99,19 @@ class Starter:
         log.warning("the start failed", reason=str(error)[:500], retry_s=wait_s)
 
     async def _start(
-        self, vm: VirtualMachine, identity: Identity, epoch: Epoch, entry: OwnedHost, prepared: Prepared
+        self,
+        vm: VirtualMachine,
+        identity: Identity,
+        epoch: Epoch,
+        entry: OwnedHost,
+        prepared: Prepared,
+        memory: VmMemory,
     ) -> None:
         seed = await build_seed(vm, epoch, prepared, self.resources)
         names = [volume.name for volume in await entry.host.list_volumes(STATE_POOL, refresh=True)]
+        memory.hardware_kept = tuple(hardware_files(identity, names))
+        if not vm.status.hardware.machine and (kept := await kept_hardware(entry, identity, names)) is not None:
+            vm = vm.model_copy(update={"status": vm.status.model_copy(update={"hardware": kept})})
         directory = await self.state_dir(entry)
         if seed is not None:
             await self._write_seed(entry, identity, epoch, seed)
