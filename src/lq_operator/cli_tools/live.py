@@ -19,11 +19,21 @@ from lq_operator.api.node import HypervisorNode
 from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmclass import VirtualMachineClass
+from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.runtime.refs import Namespaces
 from lq_operator.controllers.scheduler.book import Book
 
-KINDS = (HypervisorCluster, HypervisorNode, StoragePool, VirtualMachineClass, VirtualMachine, VirtualNetwork, Volume)
+KINDS = (
+    HypervisorCluster,
+    HypervisorNode,
+    StoragePool,
+    VirtualMachineClass,
+    VirtualMachine,
+    VirtualMachineMigration,
+    VirtualNetwork,
+    Volume,
+)
 
 K = TypeVar("K", bound=Resource)
 
