@@ -257,9 +257,12 @@ def _added_since(before: leftovers.Leftovers) -> list[str]:
 
 
 def _of_other_labs() -> set[str]:
-    """What other labs on this machine hold, by their names: they came meanwhile and are nobody's leftovers."""
+    """What other labs on this machine hold, by their names, and the folder that holds them: they came meanwhile and are nobody's leftovers."""
     folders = [path for path in lab_parent().glob("*") if path.is_dir()]
-    return {line for folder in folders for line in (*leftovers.of_lab(LabNames.of(folder.name)), f"files: {folder}")}
+    around = {f"files: {lab_parent()}"} if folders else set()
+    return around | {
+        line for folder in folders for line in (*leftovers.of_lab(LabNames.of(folder.name)), f"files: {folder}")
+    }
 
 
 def _before_file(name: str) -> Path:
