@@ -69,6 +69,31 @@ async def test_after_a_move_it_is_stopped_started_and_moved_back() -> None:
     assert world.judge.starts_of("vm") == 2
     await world.close()
 
+async def test_a_guest_that_was_moved_still_changes_while_it_runs() -> None:
+    """Its placement has a newer epoch than its run: what is asked of the run is asked under the run's own."""
+    world, _ = await running_world(access="Local")
+    memory = {"size": "512Mi"}
+    world.vm(cpu={"count": 1, "maxCount": 2}, memory=memory, powerState="Stopped")
+    await world.until(world.stopped, "stopped")
+    world.vm(cpu={"count": 1, "maxCount": 2}, memory=memory, powerState="Running")
+    await world.until(world.running, "started with room")
+    starts = world.judge.starts_of("vm")
+    away = other(world)
+    world.move(targetNode=away)
+    await world.until(lambda: world.move_phase() == "Succeeded", "moved")
+    larger = [{"name": "root", "template": {"size": "2Gi"}}]
+    world.vm(cpu={"count": 2, "maxCount": 2}, memory=memory, disks=larger, powerState="Running")
+
+    def changed() -> bool:
+        status = world.raw(VirtualMachine, NS, "vm")["status"]
+        volume = world.raw(Volume, NS, "vm-root")["status"]
+        return status["effective"]["cpu"] == 2 and volume["sizeBytes"] == 2 * 1024**3 and not status.get("changes")
+
+    await world.until(changed, "a vCPU more and a larger disk")
+    assert world.runs_on() == [away]
+    assert world.judge.starts_of("vm") == starts
+    await world.close()
+
 
 async def test_every_obstacle_is_said_at_once_and_nothing_is_touched() -> None:
     world, operator = await running_world()

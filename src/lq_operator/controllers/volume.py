@@ -258,7 +258,7 @@ class VolumeController:
             return None, "", "its host is not to be reached now"
         domain = entry.domains.get(self._identity(user).domain_name)
         disk = next((disk for disk, name in disk_volumes(user).items() if name == volume.metadata.name), "")
-        if domain is None or not domain.state.runs or domain.epoch != placement.epoch or not disk:
+        if domain is None or not domain.state.runs or domain.epoch != placement.started_epoch or not disk:
             return None, "", "its guest does not run with it now"
         return entry, disk, ""
 

@@ -94,7 +94,7 @@ class HotChanger:
     def _entry(self, world: VmWorld, domain: DomainSeen) -> OwnedHost | None:
         """Where it runs, while it is committed there and not on its way."""
         placement = world.placement
-        if placement is None or placement.phase is not Phase.COMMITTED or domain.epoch != placement.epoch:
+        if placement is None or placement.phase is not Phase.COMMITTED or domain.epoch != placement.started_epoch:
             return None
         entry = self.book.owned(placement.node)
         return entry if entry is not None and entry.uuid == placement.host_uuid else None
