@@ -18,7 +18,7 @@ from lq_operator.controllers.pool import host_pool_name
 from lq_operator.controllers.runtime.attachments import Attachments
 from lq_operator.controllers.runtime.hostbook import GATE_DIR, OwnedHost
 from lq_operator.controllers.runtime.refs import Refs, disk_volumes
-from lq_operator.controllers.runtime.statefiles import console_file, hardware_files, nvram_file, seed_file
+from lq_operator.controllers.runtime.statefiles import console_file, nvram_file, seed_file
 from lq_operator.controllers.vm.children import Children
 from lq_operator.controllers.vm.prepare import prepare
 from lq_operator.convert.domain import HostSide, ResolvedDisk, ResolvedNic, Size, domain_plan
@@ -104,13 +104,12 @@ def _disks(vm: VirtualMachine, store: Store) -> tuple[MovedDisk, ...]:
 
 
 def state_files(guest: Guest, identity: Identity, placement: Placement, names: frozenset[str]) -> tuple[str, ...]:
-    """Files of the state pool that go along, of those that the source has: what QEMU opens for this run, and what the
-    guest sees."""
+    """Files of the state pool that QEMU opens for this run, of those that the source has."""
     started = placement.started_epoch
     wanted = [nvram_file(identity)] if guest.vm.spec.firmware != "bios" else []
     if started is not None:
         wanted.append(seed_file(identity, started))
-    return tuple(name for name in (*wanted, *hardware_files(identity, names)[:1]) if name in names)
+    return tuple(name for name in wanted if name in names)
 
 
 def target_plan(

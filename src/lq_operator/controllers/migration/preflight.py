@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lq_operator.api.node import HypervisorNode
 from lq_operator.controllers.migration.plan import Guest, peer_uri, state_files, target_plan
 from lq_operator.controllers.runtime.hostbook import OwnedHost
-from lq_operator.controllers.runtime.statefiles import STATE_POOL
+from lq_operator.controllers.runtime.statefiles import STATE_POOL, hardware_files
 from lq_operator.core.model import DomainPlan, DomainSeen, Identity, Placement, VolumeSeen
 from lq_operator.core.moving.obstacles import DiskNeed, Needs, Obstacle, TargetSeen, obstacles
 from lq_operator.core.result import Conflict, NotFound
@@ -17,8 +17,8 @@ from lq_operator.ports import Store
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """`plan`: the guest on the target, with its gate. `files`: state files of this run. `sources`: by (pool, file), of
-    disks that are copied."""
+    """`plan`: the guest on the target, with its gate. `files`: what goes along where each host has its own state pool: the
+    state files of this run, and the record of what the guest sees. `sources`: by (pool, file), of disks that are copied."""
 
     found: tuple[Obstacle, ...]
     plan: DomainPlan
@@ -38,7 +38,8 @@ async def check(
 ) -> Checked:
     """Everything at once; Transient when a host does not answer."""
     source_files = await _volumes(source, {STATE_POOL, *(disk.pool for disk in guest.disks if not disk.shared)})
-    files = state_files(guest, identity, placement, frozenset(source_files.get(STATE_POOL, {})))
+    names = frozenset(source_files.get(STATE_POOL, {}))
+    files = state_files(guest, identity, placement, names)
     plan = target_plan(guest, identity, placement, domain, target, files, target.gate_path)
     sources = {
         (disk.pool, disk.file): seen
@@ -61,7 +62,7 @@ async def check(
     found = list(obstacles(needs, there))
     found += [Obstacle("Network", lack.reason, lack.message) for lack in guest.lacks]
     found += _unmovable(guest, sources, source)
-    return Checked(tuple(found), plan, files, sources)
+    return Checked(tuple(found), plan, (*files, *hardware_files(identity, names)[:1]), sources)
 
 
 def _unmovable(guest: Guest, sources: dict[tuple[str, str], VolumeSeen], source: OwnedHost) -> list[Obstacle]:
