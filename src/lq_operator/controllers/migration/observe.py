@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from lq_operator.api.base import FINALIZER
 from lq_operator.api.cluster import HypervisorCluster
 from lq_operator.api.node import HypervisorNode
 from lq_operator.api.vm import VirtualMachine
@@ -82,6 +81,7 @@ class MoveObserver:
         placement = placement_of(vm) if vm is not None else None
         memory = self.moves.of(key)
         tenure, now = self.observer.book.tenure, self.observer.clock.now_rfc3339()
+        copied, switched = self._copies(vm, placement)
         base = MoveWorld(
             actor=Actor(Role.MIGRATION_CONTROLLER, tenure.term),
             stamp=tenure.stamp(),
@@ -93,7 +93,8 @@ class MoveObserver:
             job=_job(memory, progress),
             tickets_gone_at=this.tickets_gone_at,
             listed_since=this.listed_since,
-            **self._copies(vm, placement),  # type: ignore[arg-type]
+            copied=copied,
+            switched=switched,
         )
         if move is None:
             return _orphan(base, vm, placement)
@@ -115,38 +116,38 @@ class MoveObserver:
         mine = current is None or current.metadata.uid == move.metadata.uid
         target = spec.target_node or (choice.node if choice is not None else "")
         source = placement.node if placement is not None and placement.node else ""
-        fields: dict[str, object] = {
-            "phase": phase,
-            "outcome": transfer.reason if transfer is not None and ended else "",
-            "message": transfer.message if transfer is not None and ended else status.message,
-            "finalizer": FINALIZER in move.metadata.finalizers,
-            "deleting": move.deleting,
-            "cancel": spec.cancel,
-            "deadline_s": float(spec.deadline_seconds),
-            "age_s": age_s(move.metadata.creation_timestamp, now),
-            "begun_s": age_s(status.started_at, now) if status.started_at else None,
-            "vm_uid": status.vm_uid,
-            "epoch": epoch_of(status.epoch),
-            "source_node": status.source_node,
-            "target_node": status.target_node,
-            "wished": spec.target_node or "",
-            "chosen": None if choice is None else choice.node,
-            "chosen_why": choice.message if choice is not None else "",
-            "other": "" if mine or current is None else current.metadata.name,
-            "turn": "" if phase.begun or not target else self.turn(move, vm, Way(move.key, source, target)),
-            "post_copy": self._post_copy(move, vm),
-        }
-        return _replace(base, fields)
+        return replace(
+            base,
+            phase=phase,
+            outcome=transfer.reason if transfer is not None and ended else "",
+            message=transfer.message if transfer is not None and ended else status.message,
+            deleting=move.deleting,
+            cancel=spec.cancel,
+            deadline_s=float(spec.deadline_seconds),
+            age_s=age_s(move.metadata.creation_timestamp, now),
+            begun_s=age_s(status.started_at, now) if status.started_at else None,
+            vm_uid=status.vm_uid,
+            epoch=epoch_of(status.epoch),
+            source_node=status.source_node,
+            target_node=status.target_node,
+            wished=spec.target_node or "",
+            chosen=None if choice is None else choice.node,
+            chosen_why=choice.message if choice is not None else "",
+            other="" if mine or current is None else current.metadata.name,
+            turn="" if phase.begun or not target else self.turn(move, vm, Way(move.key, source, target)),
+            post_copy=self._post_copy(move, vm),
+        )
 
     def _side(self, identity: Identity, placement: Placement | None, node: NodeName | None) -> Side | None:
         seen = self.observer.placed(identity, placement, node)
         return None if seen is None else Side(seen.node, seen.view, seen.domain, seen.why, seen.off)
 
-    def _copies(self, vm: VirtualMachine | None, placement: Placement | None) -> dict[str, bool]:
+    def _copies(self, vm: VirtualMachine | None, placement: Placement | None) -> tuple[bool, bool]:
+        """(disks go along that lie on hosts, their Volumes name the target's copies already)."""
         moving = placement is not None and placement.phase is Placed.MOVING
         local = self.disks.local(vm) if vm is not None and moving else []
         at_source = placement is not None and any(volume.status.node == placement.node for volume in local)
-        return {"copied": bool(local), "switched": bool(local) and not at_source}
+        return bool(local), bool(local) and not at_source
 
     def _post_copy(self, move: VirtualMachineMigration, vm: VirtualMachine | None) -> PostCopy:
         cluster = self.cluster(vm)
@@ -243,20 +244,14 @@ def _job(memory: MoveMemory, progress: MoveProgress | None) -> Job:
 def _orphan(base: MoveWorld, vm: VirtualMachine | None, placement: Placement | None) -> MoveWorld:
     assert vm is not None
     assert placement is not None
-    return _replace(
+    return replace(
         base,
-        {
-            "phase": Phase.SETTLING,
-            "outcome": "BrokeOff",
-            "vm_uid": vm.metadata.uid,
-            "epoch": placement.epoch,
-            "source_node": placement.node or "",
-            "target_node": placement.target or "",
-            # No object asks for this move (any more): what still transfers is called off.
-            "cancel": True,
-        },
+        phase=Phase.SETTLING,
+        outcome="BrokeOff",
+        vm_uid=vm.metadata.uid,
+        epoch=placement.epoch,
+        source_node=placement.node or "",
+        target_node=placement.target or "",
+        # No object asks for this move (any more): what still transfers is called off.
+        cancel=True,
     )
-
-
-def _replace(world: MoveWorld, fields: dict[str, object]) -> MoveWorld:
-    return replace(world, **fields)  # type: ignore[arg-type]

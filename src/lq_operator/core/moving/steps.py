@@ -9,11 +9,6 @@ from lq_operator.core.moving.world import Phase
 
 
 @dataclass(frozen=True, slots=True)
-class AddFinalizer:
-    """Before anything outside the API server is touched for this move."""
-
-
-@dataclass(frozen=True, slots=True)
 class RemoveFinalizer:
     """Nothing outside is left of it."""
 
@@ -128,8 +123,7 @@ class EndMove:
 
 
 Step = (
-    AddFinalizer
-    | RemoveFinalizer
+    RemoveFinalizer
     | Rest
     | Wait
     | Finish

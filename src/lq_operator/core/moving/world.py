@@ -106,7 +106,6 @@ class MoveWorld:
     phase: Phase = Phase.PENDING
     outcome: str = ""
     message: str = ""
-    finalizer: bool = True
     deleting: bool = False
     cancel: bool = False
     deadline_s: float = 3600.0
@@ -130,4 +129,3 @@ class MoveWorld:
     switched: bool = False
     tickets_gone_at: int | None = None
     listed_since: int = 0
-    checked: bool = False
