@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime
 
 from lq_operator.api.base import FINALIZER
 from lq_operator.api.cluster import HypervisorCluster
@@ -22,6 +21,7 @@ from lq_operator.core.lifecycle.world import Lack
 from lq_operator.core.model import NetworkPlan, NodeName
 from lq_operator.core.network.ipam import Subnet
 from lq_operator.core.result import OutcomeUnknown, Rejected, Transient
+from lq_operator.core.times import age_s
 from lq_operator.ports import Clock, Resources, Store
 
 MANAGER = "lq-network"
@@ -97,17 +97,16 @@ class NetworkController:
             if not _claims(claim, network) or of is None or claim.spec.retain or claim.key in buried:
                 continue
             # Made by us for a VM, and not from a manifest that may be applied before its VM.
-            if claim.metadata.labels.get(VM_LABEL) != of.name or self._age_s(claim) < ORPHAN_CLAIM_S:
+            if (
+                claim.metadata.labels.get(VM_LABEL) != of.name
+                or age_s(claim.metadata.creation_timestamp, self.clock.now_rfc3339()) < ORPHAN_CLAIM_S
+            ):
                 continue
             namespace, meta = of.namespace or claim.metadata.namespace, claim.metadata
             if self.store.get(VirtualMachine, namespace, of.name) is not None:
                 continue
             if await self.resources.get(VirtualMachine, namespace, of.name) is None:
                 await self.resources.delete(AddressClaim, meta.namespace, meta.name, uid=meta.uid)
-
-    def _age_s(self, claim: AddressClaim) -> float:
-        made, now = claim.metadata.creation_timestamp or "", self.clock.now_rfc3339()
-        return (datetime.fromisoformat(now) - datetime.fromisoformat(made)).total_seconds() if made else 0.0
 
     async def _delete(self, network: VirtualNetwork) -> Requeue | None:
         if FINALIZER not in network.metadata.finalizers:

@@ -6,7 +6,6 @@ Everything between is the VM controller's, because only it knows when a verb is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmoperation import VirtualMachineOperation
@@ -14,6 +13,7 @@ from lq_operator.controllers.runtime.conditions import Progress, dump_conditions
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.status import report_status
 from lq_operator.core.result import NotFound
+from lq_operator.core.times import age_s
 from lq_operator.ports import Clock, Resources, Store
 
 MANAGER = "lq-vmop"
@@ -36,24 +36,18 @@ class OperationController:
         if op is None or op.deleting:
             return None
         if op.status.phase in ("Succeeded", "Failed", "Refused"):
-            left_s = op.spec.ttl_seconds_after_finished - self._age_s(op.status.finished_at)
+            left_s = op.spec.ttl_seconds_after_finished - age_s(op.status.finished_at, self.clock.now_rfc3339())
             if left_s > 0:
                 return Requeue.after(left_s)
             await self.resources.delete(VirtualMachineOperation, namespace, name, uid=op.metadata.uid)
             return None
         if self.store.get(VirtualMachine, namespace, op.spec.vm_ref.name) is not None:
             return None
-        left_s = GRACE_S - self._age_s(op.metadata.creation_timestamp or "")
+        left_s = GRACE_S - age_s(op.metadata.creation_timestamp, self.clock.now_rfc3339())
         if left_s > 0:
             return Requeue.after(left_s)
         await self._no_vm(op)
         return Requeue.after(op.spec.ttl_seconds_after_finished)
-
-    def _age_s(self, stamp: str) -> float:
-        if not stamp:
-            return 0.0
-        now = datetime.fromisoformat(self.clock.now_rfc3339())
-        return (now - datetime.fromisoformat(stamp)).total_seconds()
 
     async def _no_vm(self, op: VirtualMachineOperation) -> None:
         now, generation = self.clock.now_rfc3339(), op.metadata.generation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from lq_operator.api.base import FINALIZER
@@ -27,6 +26,7 @@ from lq_operator.core.lifecycle.world import Lack
 from lq_operator.core.model import Identity, NodeName, Phase, VolumePlan
 from lq_operator.core.result import Conflict, NotFound, Rejected, Transient
 from lq_operator.core.storage.names import existing_file, moving_mark, ready_mark, volume_file
+from lq_operator.core.times import age_s
 from lq_operator.core.units import parse_bytes
 from lq_operator.ports import Clock, Events, Resources, Store
 
@@ -97,9 +97,7 @@ class VolumeController:
         """Seconds to hold back a first status of a disk whose VM is about to be placed: mostly it is the last word too."""
         if volume.status.conditions or not should_run(user):
             return 0.0
-        now = datetime.fromisoformat(self.clock.now_rfc3339())
-        made = datetime.fromisoformat(volume.metadata.creation_timestamp or self.clock.now_rfc3339())
-        return FIRST_WORD_S - (now - made).total_seconds()
+        return FIRST_WORD_S - age_s(volume.metadata.creation_timestamp, self.clock.now_rfc3339())
 
     def _pool(self, volume: Volume, user: VirtualMachine, refs: Refs) -> StoragePool | Lack:
         cluster = refs.cluster(user.spec.cluster_ref.name if user.spec.cluster_ref else None)

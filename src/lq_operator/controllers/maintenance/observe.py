@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import datetime
 
 from lq_operator.api.cluster import HypervisorCluster, MigrationPolicy
 from lq_operator.api.node import HypervisorNode
@@ -20,6 +19,7 @@ from lq_operator.core.maintenance.world import DrainWorld, Move, Resident, Stray
 from lq_operator.core.model import DomainSeen, NodeName
 from lq_operator.core.placement.selectors import all_match, match_labels
 from lq_operator.core.result import Transient
+from lq_operator.core.times import age_s
 from lq_operator.ports import Clock, Store
 
 BEGUN = ("Preparing", "Running", "Settling")
@@ -163,7 +163,7 @@ class DrainObserver:
             uid=move.metadata.uid,
             mine=move.metadata.labels.get(MAINTENANCE_LABEL) == node,
             begun=status.phase in BEGUN,
-            ended_s=self._age_s(status.finished_at) if ended else None,
+            ended_s=age_s(status.finished_at, self.clock.now_rfc3339()) if ended else None,
             succeeded=status.phase == "Succeeded",
             refused=status.phase == "Refused",
             no_room=choice.message if choice is not None and not choice.node and not ended else "",
@@ -171,12 +171,6 @@ class DrainObserver:
             obstacles=tuple((o.what, o.message or f"{o.what} {o.name}") for o in status.obstacles),
             deleting=move.deleting,
         )
-
-    def _age_s(self, stamp: str) -> float:
-        if not stamp:
-            return 0.0
-        now = datetime.fromisoformat(self.clock.now_rfc3339())
-        return (now - datetime.fromisoformat(stamp)).total_seconds()
 
 
 def _named(node: HypervisorNode | None) -> dict[str, tuple[Why, str]]:

@@ -11,7 +11,6 @@ from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.controllers.migration.act import Actor
 from lq_operator.controllers.migration.observe import MoveObserver, Pass
-from lq_operator.controllers.migration.report import age_s
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.placements import placement_of
 from lq_operator.controllers.vm.memory import Memories, VmMemory
@@ -20,6 +19,7 @@ from lq_operator.core.moving import steps as s
 from lq_operator.core.moving.decide import WATCH_S, decide
 from lq_operator.core.moving.world import Phase as MovePhase
 from lq_operator.core.result import NotFound, Transient
+from lq_operator.core.times import age_s
 from lq_operator.ports import Clock, Resources, Store
 
 MAX_STEPS = 24

@@ -11,7 +11,7 @@ from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.controllers.migration.disks import Disks
 from lq_operator.controllers.migration.memory import MoveMemory, Moves
 from lq_operator.controllers.migration.plan import DEFAULT_DOWNTIME_MS, tuning_of, writes_are_locked
-from lq_operator.controllers.migration.report import TRANSFERRING, age_s
+from lq_operator.controllers.migration.report import TRANSFERRING
 from lq_operator.controllers.runtime.placements import epoch_of, placement_of
 from lq_operator.controllers.vm.memory import VmMemory
 from lq_operator.controllers.vm.observe import Observer
@@ -21,6 +21,7 @@ from lq_operator.core.model import Identity, MoveProgress, NodeName, Placement
 from lq_operator.core.model import Phase as Placed
 from lq_operator.core.moving.turns import Way, turn_of
 from lq_operator.core.moving.world import Job, MoveWorld, Phase, PostCopy, Side, Vm
+from lq_operator.core.times import age_s
 from lq_operator.ports import Store
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from lq_operator.api.vm import LastMigration, VirtualMachine
@@ -160,13 +159,6 @@ class Reporter:
         )
         for about in (move, vm):
             self.events.emit(about, "PostCopy", text, warning=True)
-
-
-def age_s(stamp: str | None, now: str) -> float:
-    """Seconds since an RFC 3339 time; 0 for none."""
-    if not stamp:
-        return 0.0
-    return (datetime.fromisoformat(now) - datetime.fromisoformat(stamp)).total_seconds()
 
 
 def _obstacles(before: Sequence[MigrationObstacle], found: Sequence[Obstacle] | None) -> list[dict[str, Any]]:

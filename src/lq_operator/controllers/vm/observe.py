@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 from lq_operator.api.base import FINALIZER
 from lq_operator.api.node import HypervisorNode
@@ -22,20 +21,8 @@ from lq_operator.core.lifecycle.operations import Effect, Operation, Outcome, Sh
 from lq_operator.core.lifecycle.power import Power, RestartPolicy, Verb
 from lq_operator.core.lifecycle.world import Lack, PlacedHost, Run, VmWorld, Wish
 from lq_operator.core.model import Identity, NodeName, Placement
+from lq_operator.core.times import age_s, seconds_until
 from lq_operator.ports import Clock, Store
-
-
-def seconds_until(stamp: str, now: str) -> float | None:
-    """Seconds from now to an RFC 3339 time; None for ''."""
-    if not stamp:
-        return None
-    return (datetime.fromisoformat(stamp) - datetime.fromisoformat(now)).total_seconds()
-
-
-def after_seconds(now: str, seconds: float) -> str:
-    """The RFC 3339 time that many seconds later."""
-    moment = datetime.fromisoformat(now).timestamp() + seconds
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 @dataclass(slots=True)
@@ -201,13 +188,12 @@ def _wish(vm: VirtualMachine, effect: Effect, memory: VmMemory) -> Wish:
 
 
 def _operation(op: VirtualMachineOperation, now: str, memory: VmMemory) -> Operation:
-    age_s = -(seconds_until(op.metadata.creation_timestamp or "", now) or 0.0)
     return Operation(
         uid=op.metadata.uid,
         name=op.metadata.name,
         verb=Verb(op.spec.verb),
         phase=op.status.phase,
-        age_s=age_s,
+        age_s=age_s(op.metadata.creation_timestamp, now),
         deadline_s=op.spec.deadline_seconds,
         force=op.spec.force,
         observed_start=epoch_of(op.status.observed_start),

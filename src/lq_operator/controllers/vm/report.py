@@ -29,7 +29,6 @@ from lq_operator.controllers.vm.changes import (
 )
 from lq_operator.controllers.vm.hotchange import UNSEEN, Hot
 from lq_operator.controllers.vm.memory import VmMemory
-from lq_operator.controllers.vm.observe import after_seconds, seconds_until
 from lq_operator.controllers.vm.prepare import Prepared
 from lq_operator.convert.domain import hardware_status, spec_hash
 from lq_operator.convert.power import declared_of
@@ -38,6 +37,7 @@ from lq_operator.core.lifecycle.operations import Effect, Outcome
 from lq_operator.core.lifecycle.world import Decision, Standing, VmWorld
 from lq_operator.core.model import Epoch, HardwareAbi, Identity
 from lq_operator.core.result import Conflict, NotFound
+from lq_operator.core.times import after_seconds, age_s
 from lq_operator.ports import Clock, Events, Resources, Store
 
 MANAGER = "lq-vm"
@@ -259,7 +259,7 @@ def _restarts(before: PowerStatus, decision: Decision, *, by_wish: bool, stable:
 
 def _stable(before: PowerStatus, decision: Decision, now: str) -> bool:
     """It has run long enough for its next end to be a new story."""
-    ran_s = -(seconds_until(before.started_at, now) or 0.0)
+    ran_s = age_s(before.started_at, now)
     return decision.state == "Running" and before.state == "Running" and ran_s > STABLE_S
 
 
