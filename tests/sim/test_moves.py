@@ -69,6 +69,7 @@ async def test_after_a_move_it_is_stopped_started_and_moved_back() -> None:
     assert world.judge.starts_of("vm") == 2
     await world.close()
 
+
 async def test_a_guest_that_was_moved_still_changes_while_it_runs() -> None:
     """Its placement has a newer epoch than its run: what is asked of the run is asked under the run's own."""
     world, _ = await running_world(access="Local")

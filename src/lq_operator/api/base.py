@@ -303,6 +303,11 @@ class Resource(ApiModel):
         return f"{self.metadata.namespace}/{self.metadata.name}" if self.metadata.namespace else self.metadata.name
 
     @property
+    def seniority(self) -> tuple[str, str]:
+        """Sorts the oldest first, and those of one second by name."""
+        return self.metadata.creation_timestamp or "", self.key
+
+    @property
     def deleting(self) -> bool:
         """True once somebody asked for deletion."""
         return self.metadata.deletion_timestamp is not None

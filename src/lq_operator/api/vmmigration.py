@@ -153,3 +153,8 @@ class VirtualMachineMigration(Resource):
 
     spec: VirtualMachineMigrationSpec
     status: VirtualMachineMigrationStatus = VirtualMachineMigrationStatus()
+
+    @property
+    def vm_key(self) -> str:
+        """namespace/name of the VM that it moves."""
+        return f"{self.metadata.namespace}/{self.spec.vm_ref.name}"

@@ -17,7 +17,7 @@ from lq_operator.controllers.runtime.conditions import Progress, dump_conditions
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.finalizers import ensure_finalizer, remove_finalizer
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
-from lq_operator.controllers.runtime.placements import placement_of
+from lq_operator.controllers.runtime.placements import is_moving, on_a_host, placement_of
 from lq_operator.controllers.runtime.refs import Namespaces, Refs, disk_volumes
 from lq_operator.controllers.runtime.status import report_status
 from lq_operator.controllers.runtime.tombstones import doomed_files, leave_tombstone
@@ -60,7 +60,7 @@ class VolumeController:
             return await self._delete(volume)
         volume = await ensure_finalizer(self.resources, volume, manager=MANAGER)
         user = self.attachments.user(namespace, name)
-        if volume.status.phase == "Ready" and volume.status.node and user is not None and _moves(user):
+        if volume.status.phase == "Ready" and volume.status.node and user is not None and is_moving(user):
             return Requeue.after(WAIT_S)  # the migration controller says which host's copy it is
         if volume.status.phase == "Ready":
             return await self._ready(volume, user)
@@ -197,8 +197,7 @@ class VolumeController:
         user = self.attachments.user(volume.metadata.namespace or "", volume.metadata.name)
         if user is None:
             return False
-        identity = Identity(self.book.installation, user.metadata.namespace or "", user.metadata.name)
-        sighting = self.book.sighting(entry, identity)
+        sighting = self.book.sighting(entry, self._identity(user))
         return sighting is not None and sighting.runs
 
     def _format(self, volume: Volume, pool: StoragePool) -> str:
@@ -212,11 +211,7 @@ class VolumeController:
         if wanted <= volume.status.size_bytes:
             await self._write(volume, Progress.READY, "Ready", "", status)
             return None
-        if (
-            user is not None
-            and user.status.placement is not None
-            and user.status.placement.phase in ("Committed", "Moving")
-        ):
+        if user is not None and on_a_host(user):
             return await self._grow_under(volume, user, wanted, status)
         entry = self._reachable(volume)
         if entry is None:
@@ -359,10 +354,6 @@ class VolumeController:
             await report_status(self.resources, volume, full, MANAGER)
         except (NotFound, Conflict):
             return
-
-
-def _moves(user: VirtualMachine) -> bool:
-    return user.status.placement is not None and user.status.placement.phase == "Moving"
 
 
 def _of_former(volume: Volume, user: VirtualMachine) -> bool:

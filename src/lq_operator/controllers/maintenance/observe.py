@@ -17,13 +17,11 @@ from lq_operator.controllers.runtime.refs import MAINTENANCE_LABEL
 from lq_operator.convert.placement import node_labels, requirements
 from lq_operator.core.maintenance.world import DrainWorld, Move, Resident, Stray, Why
 from lq_operator.core.model import DomainSeen, NodeName
+from lq_operator.core.moving.world import Phase
 from lq_operator.core.placement.selectors import all_match, match_labels
 from lq_operator.core.result import Transient
 from lq_operator.core.times import age_s
 from lq_operator.ports import Clock, Store
-
-BEGUN = ("Preparing", "Running", "Settling")
-ENDED = ("Succeeded", "Failed", "Cancelled", "Refused")
 
 
 @dataclass(slots=True)
@@ -104,9 +102,9 @@ class DrainObserver:
             raise Transient("a VirtualMachineMigration or VirtualMachine cannot be read: it is not absent")
         found: dict[str, list[VirtualMachineMigration]] = defaultdict(list)
         for move in self.store.list(VirtualMachineMigration):
-            found[f"{move.metadata.namespace}/{move.spec.vm_ref.name}"].append(move)
+            found[move.vm_key].append(move)
         for moves in found.values():
-            moves.sort(key=lambda move: (move.metadata.creation_timestamp or "", move.key))
+            moves.sort(key=lambda move: move.seniority)
         return found
 
     def _resident(
@@ -155,18 +153,17 @@ class DrainObserver:
         return f"spec.placement.nodeSelector and nodeAffinity ({rule}) match no other host of the cluster"
 
     def _move(self, move: VirtualMachineMigration, node: str) -> Move:
-        status = move.status
+        status, phase = move.status, Phase(move.status.phase)
         choice = status.scheduling
-        ended = status.phase in ENDED
         return Move(
             name=move.metadata.name,
             uid=move.metadata.uid,
             mine=move.metadata.labels.get(MAINTENANCE_LABEL) == node,
-            begun=status.phase in BEGUN,
-            ended_s=age_s(status.finished_at, self.clock.now_rfc3339()) if ended else None,
-            succeeded=status.phase == "Succeeded",
-            refused=status.phase == "Refused",
-            no_room=choice.message if choice is not None and not choice.node and not ended else "",
+            begun=phase.begun,
+            ended_s=age_s(status.finished_at, self.clock.now_rfc3339()) if phase.ended else None,
+            succeeded=phase is Phase.SUCCEEDED,
+            refused=phase is Phase.REFUSED,
+            no_room=choice.message if choice is not None and not choice.node and not phase.ended else "",
             message=status.message,
             obstacles=tuple((o.what, o.message or f"{o.what} {o.name}") for o in status.obstacles),
             deleting=move.deleting,

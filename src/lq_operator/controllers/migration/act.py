@@ -160,7 +160,7 @@ class Actor:
             await self.reporter.say(move, Say(Phase.SETTLING, reason, message, transfer=transfer))
         assert world.source is not None
         try:
-            await self._entry(world.source.node).host.cancel_move(identity.domain_name)
+            await self.book.still_owned(world.source.node).host.cancel_move(identity.domain_name)
         except (Conflict, Rejected, NotFound) as error:
             log.info("the move cannot be called off any more", vm=key, reason=str(error)[:300])
         self.moves.of(key).asked = True
@@ -171,35 +171,29 @@ class Actor:
         assert world.source is not None
         self.reporter.post_copy(move, vm)
         try:
-            await self._entry(world.source.node).host.start_post_copy(identity.domain_name)
+            await self.book.still_owned(world.source.node).host.start_post_copy(identity.domain_name)
         except Conflict as error:
             raise Transient(str(error)) from error
 
     # ------------------------------------------------------------ on hosts
-
-    def _entry(self, node: NodeName) -> OwnedHost:
-        entry = self.book.owned(node)
-        if entry is None:
-            raise Transient(f"{node}: the connection was lost since it was observed")
-        return entry
 
     async def _on_host(self, step: s.Step, identity: Identity, world: MoveWorld, this: Pass) -> None:
         name = identity.domain_name
         match step:
             case s.DeleteTickets():
                 assert world.target is not None
-                await delete_tickets(self._entry(world.target.node), identity)
+                await delete_tickets(self.book.still_owned(world.target.node), identity)
                 this.tickets_gone_at = self.book.next_listing()
             case s.List(node):
-                await self.book.relist(self._entry(node))
+                await self.book.relist(self.book.still_owned(node))
             case s.Depart(node, epoch):
-                await self._depart(self._entry(node), identity, epoch)
+                await self._depart(self.book.still_owned(node), identity, epoch)
             case s.Discard(node, epoch):
-                await self._discard(self._entry(node), name, epoch)
+                await self._discard(self.book.still_owned(node), name, epoch)
             case s.DiscardArrived(source, target, epoch):
-                await self._discard_arrived(self._entry(source), self._entry(target), name, epoch)
+                await self._discard_arrived(self.book.still_owned(source), self.book.still_owned(target), name, epoch)
             case s.Resume(node):
-                entry = self._entry(node)
+                entry = self.book.still_owned(node)
                 # Refused late: during a later move libvirt lets nobody resume, and QEMU's image lock is the target's.
                 await entry.host.resume(name)
                 await self.book.refresh(entry, name)
@@ -243,7 +237,7 @@ class Actor:
         """What was listed still counts when my gates are there now; then the patch."""
         sides = [side for side in (world.source, world.target) if side is not None and side.view is not None]
         for side in sides:
-            await self.book.check_gate(self._entry(side.node))
+            await self.book.check_gate(self.book.still_owned(side.node))
         assert step.current.target is not None
         assert step.current.node is not None
         arrived = step.new.phase is Placed.COMMITTED and step.new.node == step.current.target

@@ -78,7 +78,7 @@ class Beginner:
         placement: Placement,
         node: NodeName,
     ) -> VirtualMachineMigration:
-        source = self._owned(placement.node)
+        source = self.book.still_owned(placement.node)
         closed = self.observer.closed(move, node)
         target = self.book.owned(node)
         if target is None:
@@ -109,12 +109,6 @@ class Beginner:
             return await self._refuse(move, placement, node, (ticket,))
         new = await self._patch(move, vm, identity, memory, placement, (source, target), ticket)
         return await self._send(move, vm, memory, guest, checked, new, (source, target), ticket)
-
-    def _owned(self, node: NodeName | None) -> OwnedHost:
-        entry = self.book.owned(node)
-        if entry is None:
-            raise Transient(f"{node}: the connection was lost since it was observed")
-        return entry
 
     async def _refuse(
         self, move: VirtualMachineMigration, placement: Placement, node: NodeName, found: tuple[Obstacle, ...]

@@ -15,6 +15,7 @@ from lq_operator.controllers.migration.memory import Moves
 from lq_operator.controllers.migration.observe import MoveObserver
 from lq_operator.controllers.migration.report import Reporter
 from lq_operator.controllers.runtime.attachments import Attachments
+from lq_operator.controllers.runtime.placements import is_moving
 from lq_operator.controllers.runtime.refs import Namespaces
 from lq_operator.controllers.vm.memory import Memories
 from lq_operator.controllers.vm.observe import Observer
@@ -63,21 +64,12 @@ class MoveSet:
 
     def keys(self) -> list[str]:
         """VMs that have a move, and those in Moving that no object speaks of."""
-        named = {_vm_key(move) for move in self.store.list(VirtualMachineMigration)}
+        named = {move.vm_key for move in self.store.list(VirtualMachineMigration)}
         moving = {vm.key for vm in self.store.list(VirtualMachine) if is_moving(vm)}
         return sorted(named | moving)
-
-
-def is_moving(vm: VirtualMachine) -> bool:
-    """It is on its way, whoever sent it."""
-    return vm.status.placement is not None and vm.status.placement.phase == "Moving"
 
 
 def waiting(store: Store) -> list[str]:
     """Keys of VMs with a move that has not ended."""
     moves = store.list(VirtualMachineMigration)
-    return sorted({_vm_key(move) for move in moves if not Phase(move.status.phase).ended})
-
-
-def _vm_key(move: VirtualMachineMigration) -> str:
-    return f"{move.metadata.namespace}/{move.spec.vm_ref.name}"
+    return sorted({move.vm_key for move in moves if not Phase(move.status.phase).ended})

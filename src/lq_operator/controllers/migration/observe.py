@@ -51,7 +51,7 @@ class MoveObserver:
             for move in self.store.list(VirtualMachineMigration)
             if move.metadata.namespace == namespace and move.spec.vm_ref.name == name
         ]
-        return sorted(found, key=_order)
+        return sorted(found, key=lambda move: move.seniority)
 
     def begun_one(
         self, moves: list[VirtualMachineMigration], vm: VirtualMachine | None
@@ -174,7 +174,7 @@ class MoveObserver:
         nodes = {n.metadata.name for n in self.store.list(HypervisorNode) if n.spec.cluster_ref.name == _name(cluster)}
         under_way: dict[str, Way] = {way.name: way for way in self.moves.claims.values()}
         waiting: list[Way] = []
-        for other in sorted(self.store.list(VirtualMachineMigration), key=_order):
+        for other in sorted(self.store.list(VirtualMachineMigration), key=lambda move: move.seniority):
             phase, status = Phase(other.status.phase), other.status
             if phase.begun:
                 under_way[other.key] = Way(other.key, status.source_node, status.target_node)
@@ -222,10 +222,6 @@ class MoveObserver:
 
 def _name(cluster: HypervisorCluster) -> str:
     return cluster.metadata.name
-
-
-def _order(move: VirtualMachineMigration) -> tuple[str, str]:
-    return move.metadata.creation_timestamp or "", move.key
 
 
 def _is_of(move: VirtualMachineMigration, placement: Placement, uid: str) -> bool:

@@ -9,19 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lq_operator.api.vm import VirtualMachine
+from lq_operator.controllers.runtime.placements import on_a_host
 from lq_operator.controllers.runtime.refs import disk_volumes
 from lq_operator.core.result import Conflict
 from lq_operator.ports import Store
 
-_ON_A_HOST = ("Committed", "Moving")
-
 
 def attached_volumes(vm: VirtualMachine) -> set[str]:
     """Volumes that its guest may have open: what status says it was started with, while it is on a host."""
-    placement = vm.status.placement
-    if placement is None or placement.phase not in _ON_A_HOST:
-        return set()
-    return {disk.volume for disk in vm.status.disks if disk.ready}
+    return {disk.volume for disk in vm.status.disks if disk.ready} if on_a_host(vm) else set()
 
 
 @dataclass(slots=True)
@@ -50,7 +46,7 @@ class Attachments:
             return 0
         if attached:
             return 1
-        return 2 if vm.status.placement is not None and vm.status.placement.phase in _ON_A_HOST else 3
+        return 2 if on_a_host(vm) else 3
 
     def take(self, vm: VirtualMachine) -> None:
         """Before the commit of a start, in one step with the question. Conflict: another VM has one of its Volumes.

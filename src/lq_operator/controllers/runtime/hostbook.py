@@ -113,6 +113,13 @@ class HostBook:
             return None
         return entry
 
+    def still_owned(self, node: NodeName | None) -> OwnedHost:
+        """The same for a host that was observed: Transient when the connection was lost since."""
+        entry = self.owned(node)
+        if entry is None:
+            raise Transient(f"{node}: the connection was lost since it was observed")
+        return entry
+
     def all(self) -> list[OwnedHost]:
         """Every owned host, by node name."""
         return [entry for node in sorted(self._hosts) if (entry := self.owned(node)) is not None]

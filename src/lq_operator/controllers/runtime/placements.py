@@ -17,6 +17,16 @@ def placement_of(vm: VirtualMachine) -> Placement | None:
     return placement_from_dict(status.model_dump(by_alias=True)) if status is not None else None
 
 
+def is_moving(vm: VirtualMachine) -> bool:
+    """It is on its way from one host to another, whoever sent it."""
+    return vm.status.placement is not None and vm.status.placement.phase == "Moving"
+
+
+def on_a_host(vm: VirtualMachine) -> bool:
+    """A host may run it."""
+    return vm.status.placement is not None and vm.status.placement.phase in ("Committed", "Moving")
+
+
 def epoch_of(text: str) -> Epoch | None:
     """An epoch from status, None for ''."""
     return Epoch.parse(text) if text else None

@@ -21,7 +21,7 @@ from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.runtime.attachments import attached_volumes
-from lq_operator.controllers.runtime.placements import placed_on
+from lq_operator.controllers.runtime.placements import is_moving, placed_on
 from lq_operator.controllers.runtime.refs import MAINTENANCE_LABEL, disk_volumes
 from lq_operator.core.model import DomainEvent, Identity, NodeName
 from lq_operator.ports import Store
@@ -89,13 +89,14 @@ class Routes:
         """A listing shows another state of this VM's domain."""
         self.queues["vm"](identity.key)
         self.queues["guest"](identity.key)
-        if self._on_its_way(self.store.get(VirtualMachine, identity.namespace, identity.name)):
+        vm = self.store.get(VirtualMachine, identity.namespace, identity.name)
+        if vm is not None and is_moving(vm):
             self.queues["migration"](identity.key)
 
     def _vm(self, key: str) -> None:
         namespace, _, name = key.partition("/")
         vm = self.store.get(VirtualMachine, namespace, name)
-        if self._on_its_way(vm) or self._has_moves(namespace, name):
+        if (vm is not None and is_moving(vm)) or self._has_moves(key):
             self.queues["migration"](key)
         if vm is None:
             # Its Volumes may go now, or grow, or be made for another; its domain, if any is left, is an orphan.
@@ -124,25 +125,20 @@ class Routes:
         namespace, _, name = key.partition("/")
         move = self.store.get(VirtualMachineMigration, namespace, name)
         if move is not None:
-            self.queues["migration"](f"{namespace}/{move.spec.vm_ref.name}")
+            self.queues["migration"](move.vm_key)
         else:
             self._moves()  # its place is free, and the VM that it named is not known any more
 
-    def _has_moves(self, namespace: str, name: str) -> bool:
-        return any(
-            move.spec.vm_ref.name == name and move.metadata.namespace == namespace and not move.status.finished_at
-            for move in self.store.list(VirtualMachineMigration)
-        )
+    def _has_moves(self, vm_key: str) -> bool:
+        moves = self.store.list(VirtualMachineMigration)
+        return any(move.vm_key == vm_key and not move.status.finished_at for move in moves)
 
     def _moves(self) -> None:
         """Every VM whose move has not ended."""
         for move in self.store.list(VirtualMachineMigration):
             if not move.status.finished_at:
-                self.queues["migration"](f"{move.metadata.namespace}/{move.spec.vm_ref.name}")
-        self._all(VirtualMachine, "migration", self._on_its_way)
-
-    def _on_its_way(self, vm: VirtualMachine | None) -> bool:
-        return vm is not None and vm.status.placement is not None and vm.status.placement.phase == "Moving"
+                self.queues["migration"](move.vm_key)
+        self._all(VirtualMachine, "migration", is_moving)
 
     def _operation(self, key: str) -> None:
         namespace, _, name = key.partition("/")
@@ -169,7 +165,7 @@ class Routes:
             self.queues["node"](node)
         for vm in placed_on(self.store, NodeName(node)):
             self.queues["vm"](vm.key)
-            if self._on_its_way(vm):
+            if is_moving(vm):
                 self.queues["migration"](vm.key)
         changed = self.store.get(HypervisorNode, None, node)
         if changed is not None:

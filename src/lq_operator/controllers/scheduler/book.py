@@ -225,7 +225,7 @@ class Book:
             return set()
         before = self.targets
         self.targets = {
-            f"{move.metadata.namespace}/{move.spec.vm_ref.name}": move.status.scheduling.node
+            move.vm_key: move.status.scheduling.node
             for move in self._seen_moves.objects.values()
             if move.status.scheduling is not None
             and move.status.scheduling.node

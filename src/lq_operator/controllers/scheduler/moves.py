@@ -42,21 +42,21 @@ class MoveChooser:
     async def run(self) -> None:
         """Every move that has not begun: keep its target while that holds, else choose one."""
         moves = [m for m in self.store.list(VirtualMachineMigration) if not Phase(m.status.phase).ended]
-        moves.sort(key=lambda m: (m.metadata.creation_timestamp or "", m.key))
-        for move in moves:
+        first: dict[str, VirtualMachineMigration] = {}  # one move of a VM at a time: its oldest
+        for move in sorted(moves, key=lambda m: m.seniority):
+            first.setdefault(move.vm_key, move)
+        for move in first.values():
             if not Phase(move.status.phase).begun and not move.deleting and not move.spec.cancel:
                 await self._consider(move)
         known = {move.metadata.uid for move in moves}
         self._said_s = {uid: at for uid, at in self._said_s.items() if uid in known}
 
     async def _consider(self, move: VirtualMachineMigration) -> None:
-        known = self.book.vms.get(f"{move.metadata.namespace}/{move.spec.vm_ref.name}")
+        known = self.book.vms.get(move.vm_key)
         fleet = self.book.fleets.get(known.found[0]) if known is not None and known.found else None
         placement = known.vm.status.placement if known is not None else None
         if known is None or fleet is None or placement is None or placement.phase != "Committed":
             return
-        if self._first_of(move).metadata.uid != move.metadata.uid:
-            return  # one move of a VM at a time
         choice = self._choose(move, known, fleet, placement.node)
         before = move.status.scheduling
         if before is not None and before.node == choice.node and (choice.node or self._said_lately(move)):
@@ -66,17 +66,6 @@ class MoveChooser:
             assert known.found is not None
             fleet.set_target(known.key, choice.node, known.found[1])
         await self._say(move, choice)
-
-    def _first_of(self, move: VirtualMachineMigration) -> VirtualMachineMigration:
-        """The oldest move of the same VM that has not ended."""
-        same = [
-            other
-            for other in self.store.list(VirtualMachineMigration)
-            if other.metadata.namespace == move.metadata.namespace
-            and other.spec.vm_ref.name == move.spec.vm_ref.name
-            and not Phase(other.status.phase).ended
-        ]
-        return min(same, key=lambda m: (m.metadata.creation_timestamp or "", m.key), default=move)
 
     def _choose(self, move: VirtualMachineMigration, known: Known, fleet: Fleet, source: str) -> MigrationChoice:
         assert known.found is not None

@@ -41,7 +41,7 @@ from lq_operator.core.actions import (
 from lq_operator.core.failover.facts import Tombstone
 from lq_operator.core.failover.patch import placement_patch
 from lq_operator.core.failover.record import departure_name
-from lq_operator.core.model import Epoch, Identity, NodeName
+from lq_operator.core.model import Epoch, Identity
 from lq_operator.core.result import Conflict, NotFound, OutcomeUnknown, Rejected, Transient
 from lq_operator.ports import Resources, Store
 from lq_operator.telemetry.logging import get_logger
@@ -72,7 +72,7 @@ class Actor:
             case WritePlacement():
                 return await self._write_placement(action, vm, memory)
             case StartGuest():
-                entry = self._entry(action.placement.node)
+                entry = self.book.still_owned(action.placement.node)
                 await self.starter.start(vm, identity, action.placement, entry, prepared, memory)
             case LeaveTombstones():
                 for tombstone in action.tombstones:
@@ -82,12 +82,6 @@ class Actor:
             case _:
                 await self._on_host(action, identity, memory)
         return vm
-
-    def _entry(self, node: NodeName | None) -> OwnedHost:
-        entry = self.book.owned(node)
-        if entry is None:
-            raise Transient(f"{node}: the connection was lost since it was observed")
-        return entry
 
     async def _write_placement(self, action: WritePlacement, vm: VirtualMachine, memory: VmMemory) -> VirtualMachine:
         operations = placement_patch(
@@ -106,32 +100,32 @@ class Actor:
         name = identity.domain_name
         match action:
             case AskStop(node, mode, _):
-                entry = self._entry(node)
+                entry = self.book.still_owned(node)
                 epoch = entry.domains[name].epoch if name in entry.domains else None
                 memory.ask(epoch, mode, self.starter.clock.mono_s())
                 await self._ask(entry, name, mode)
             case CutOff(node, epoch):
-                entry = self._entry(node)
+                entry = self.book.still_owned(node)
                 await self._same_run(entry, name, epoch)
                 await entry.host.destroy(name)
             case PauseGuest(node):
-                entry = self._entry(node)
+                entry = self.book.still_owned(node)
                 await entry.host.pause(name)
             case ResumeGuest(node):
-                entry = self._entry(node)
+                entry = self.book.still_owned(node)
                 await entry.host.resume(name)
             case SaveGuest(node, epoch):
-                entry = self._entry(node)
+                entry = self.book.still_owned(node)
                 await self._same_run(entry, name, epoch)
                 assert epoch is not None
                 await entry.host.save(name, f"{await self.starter.state_dir(entry)}/{suspend_file(identity, epoch)}")
                 memory.saved_on = node
             case ResetGuest(node, operation_uid):
-                entry = self._entry(node)
+                entry = self.book.still_owned(node)
                 await entry.host.reset(name)
                 memory.resets_done.add(operation_uid)
             case Depart(node, epoch):
-                entry = self._entry(node)
+                entry = self.book.still_owned(node)
                 await self._depart(entry, identity, epoch)
                 return
             case _:

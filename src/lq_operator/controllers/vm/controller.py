@@ -8,7 +8,7 @@ from lq_operator.api.vm import VirtualMachine
 from lq_operator.controllers.runtime.attachments import Attachments
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.guestabi import keep_hardware
-from lq_operator.controllers.runtime.placements import placement_of
+from lq_operator.controllers.runtime.placements import on_a_host, placement_of
 from lq_operator.controllers.runtime.refs import Namespaces, Refs
 from lq_operator.controllers.runtime.statefiles import STATE_POOL, suspended_epochs
 from lq_operator.controllers.vm.act import Actor
@@ -64,7 +64,7 @@ class VmController:
         effect, outcomes = self.observer.operations(vm, memory)
         if await self.reporter.operations(vm, outcomes, memory):
             return Requeue.now()
-        if vm.status.placement is None or vm.status.placement.phase not in ("Committed", "Moving"):
+        if not on_a_host(vm):
             self.attachments.drop(namespace, name)
         refs = Refs(self.store, namespace, await self.namespaces.labels(namespace))
         return await self._rounds(vm, identity, memory, effect, refs)

@@ -173,9 +173,8 @@ def _duplicate_macs(vm: VirtualMachine, store: Store, prepared: Prepared) -> Non
         )
     if not written:
         return
-    mine = (vm.metadata.creation_timestamp or "", vm.key)
     for other in store.list(VirtualMachine):
-        if other.metadata.uid == vm.metadata.uid or (other.metadata.creation_timestamp or "", other.key) > mine:
+        if other.metadata.uid == vm.metadata.uid or other.seniority > vm.seniority:
             continue
         for interface in other.spec.interfaces:
             if interface.mac in written:
