@@ -16,7 +16,7 @@ from lq_operator.controllers.runtime.refs import pool_nodes
 from lq_operator.controllers.runtime.status import report_status
 from lq_operator.core.model import NodeName, PoolPlan, PoolSeen, VolumePlan
 from lq_operator.core.result import Conflict, OutcomeUnknown, Rejected, Transient
-from lq_operator.core.storage.names import unfinished_files
+from lq_operator.core.storage.names import host_pool_name, unfinished_files
 from lq_operator.core.units import GIB, format_mib
 from lq_operator.ports import Clock, Resources, Store
 
@@ -25,11 +25,6 @@ REFRESH_S = 60.0
 """How often free space is looked at."""
 SPACE_STEP = GIB
 """Space is reported in whole GiB: a status is not written for every megabyte."""
-
-
-def host_pool_name(pool: str) -> str:
-    """Name of the libvirt pool of a StoragePool."""
-    return f"lq-{pool}"
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from lq_operator.convert.power import should_run
 from lq_operator.core.lifecycle.world import Lack
 from lq_operator.core.model import Identity, NodeName, Phase, VolumePlan
 from lq_operator.core.result import Conflict, NotFound, Rejected, Transient
-from lq_operator.core.storage.names import existing_file, moving_mark, ready_mark, volume_file
+from lq_operator.core.storage.names import existing_file, host_pool_name, moving_mark, ready_mark, volume_file
 from lq_operator.core.times import age_s
 from lq_operator.core.units import parse_bytes
 from lq_operator.ports import Clock, Events, Resources, Store
@@ -151,7 +151,7 @@ class VolumeController:
         return artefact.file
 
     async def _make(self, volume: Volume, pool: StoragePool, entry: OwnedHost, source: str | None) -> Requeue | None:
-        host_pool, format_ = f"lq-{pool.metadata.name}", self._format(volume, pool)
+        host_pool, format_ = host_pool_name(pool.metadata.name), self._format(volume, pool)
         names = {seen.name: seen for seen in await entry.host.list_volumes(host_pool, refresh=True)}
         namespace, name = volume.metadata.namespace or "", volume.metadata.name
         try:
@@ -217,7 +217,7 @@ class VolumeController:
         if entry is None:
             await self._write(volume, Progress.WORKING, "GrowthWaits", "its host is not to be reached now", status)
             return Requeue.after(WAIT_S)
-        await entry.host.resize_volume(f"lq-{volume.status.pool}", volume.status.chain[0].file, wanted)
+        await entry.host.resize_volume(host_pool_name(volume.status.pool), volume.status.chain[0].file, wanted)
         await self._write(volume, Progress.READY, "Ready", "", status | {"sizeBytes": wanted})
         return None
 
@@ -295,8 +295,8 @@ class VolumeController:
             return
         for file in files:
             # The mark first: a file without it is nobody's.
-            await entry.host.delete_volume(f"lq-{pool}", ready_mark(file))
-            await entry.host.delete_volume(f"lq-{pool}", file)
+            await entry.host.delete_volume(host_pool_name(pool), ready_mark(file))
+            await entry.host.delete_volume(host_pool_name(pool), file)
 
     async def _sweep_unfinished(self, volume: Volume) -> None:
         """It never became ready; a half-made file may still lie on a host."""

@@ -19,6 +19,7 @@ from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.finalizers import ensure_finalizer, remove_finalizer
 from lq_operator.core.result import Fenced, NotFound, Rejected, WorldError
 from lq_operator.core.storage.importing import RETRY_FAILED_S, Target, add_seconds, judge_files, seconds_until
+from lq_operator.core.storage.names import host_pool_name
 from lq_operator.ports import Clock, Events, Resources, Store
 from lq_operator.telemetry import metrics
 from lq_operator.telemetry.logging import get_logger
@@ -174,7 +175,7 @@ class ImageController:
             return True
         try:
             for refresh in (False, True):
-                names = {seen.name for seen in await host.list_volumes(f"lq-{target.pool}", refresh=refresh)}
+                names = {seen.name for seen in await host.list_volumes(host_pool_name(target.pool), refresh=refresh)}
                 if judge_files(artefact.file, names).ready:
                     self._verified_s[at] = self.clock.mono_s()
                     return True

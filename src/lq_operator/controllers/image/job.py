@@ -17,7 +17,7 @@ from lq_operator.controllers.runtime.tenure import Tenure
 from lq_operator.core.model import VolumePlan, VolumeSeen
 from lq_operator.core.result import Conflict, NotFound, Rejected, Transient, WorldError
 from lq_operator.core.storage.importing import Space, Target, check_fits, check_length, judge_files, percent
-from lq_operator.core.storage.names import artefact_file, ready_mark
+from lq_operator.core.storage.names import artefact_file, host_pool_name, ready_mark
 from lq_operator.core.storage.qcow2 import HEAD_BYTES, Header, check_header
 from lq_operator.core.units import parse_bytes
 from lq_operator.ports import Clock, Fetched, Fetcher, Host
@@ -84,7 +84,7 @@ class _Work:
         self._by, self._host, self._target, self._pool, self._on_percent = by, host, target, pool, on_percent
         self._source = source
         self._most_bytes = parse_bytes(image.spec.max_size)
-        self.host_pool = f"lq-{target.pool}"
+        self.host_pool = host_pool_name(target.pool)
         self.file = artefact_file(image.metadata.namespace or "", image.metadata.name, source.sha256, source.format)
         self._digest = hashlib.sha256()
         self._stored_bytes = 0

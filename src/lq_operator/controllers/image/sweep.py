@@ -11,6 +11,7 @@ from lq_operator.api.pool import StoragePool
 from lq_operator.controllers.image.hosts import Reach
 from lq_operator.core.result import NotFound, WorldError
 from lq_operator.core.storage.importing import Target, own_files
+from lq_operator.core.storage.names import host_pool_name
 from lq_operator.ports import Host, Store
 
 
@@ -54,7 +55,7 @@ class Sweep:
         return ""
 
     async def _delete_files(self, image: Image, target: Target, host: Host) -> None:
-        pool = f"lq-{target.pool}"
+        pool = host_pool_name(target.pool)
         names = [seen.name for seen in await host.list_volumes(pool)]
         for name in own_files(image.metadata.namespace or "", image.metadata.name, names):
             await host.delete_volume(pool, name)

@@ -17,7 +17,6 @@ from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.migration.plan import Guest
 from lq_operator.controllers.migration.preflight import Checked
-from lq_operator.controllers.pool import host_pool_name
 from lq_operator.controllers.runtime.awaited import awaited_hosts
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.refs import disk_volumes
@@ -25,7 +24,7 @@ from lq_operator.controllers.runtime.statefiles import STATE_POOL, files_of, nvr
 from lq_operator.controllers.runtime.tombstones import leave_tombstone
 from lq_operator.core.model import Epoch, Identity, NodeName, VolumePlan
 from lq_operator.core.result import Conflict, NotFound, Transient
-from lq_operator.core.storage.names import moving_mark, ready_mark
+from lq_operator.core.storage.names import host_pool_name, moving_mark, ready_mark
 from lq_operator.ports import Resources, Store
 from lq_operator.telemetry.logging import get_logger
 

@@ -14,7 +14,6 @@ from lq_operator.api.pool import StoragePool
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmmigration import MigrationTuning, VirtualMachineMigration
 from lq_operator.api.volume import Volume
-from lq_operator.controllers.pool import host_pool_name
 from lq_operator.controllers.runtime.attachments import Attachments
 from lq_operator.controllers.runtime.hostbook import GATE_DIR, OwnedHost
 from lq_operator.controllers.runtime.refs import Refs, disk_volumes
@@ -25,6 +24,7 @@ from lq_operator.convert.domain import HostSide, ResolvedDisk, ResolvedNic, Size
 from lq_operator.core.lifecycle.world import Lack
 from lq_operator.core.model import DomainPlan, DomainSeen, Identity, MovePlan, Placement
 from lq_operator.core.result import Transient
+from lq_operator.core.storage.names import host_pool_name
 from lq_operator.ports import Store
 
 

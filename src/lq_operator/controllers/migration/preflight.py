@@ -11,7 +11,7 @@ from lq_operator.controllers.runtime.statefiles import STATE_POOL, hardware_file
 from lq_operator.core.model import DomainPlan, DomainSeen, Identity, Placement, VolumeSeen
 from lq_operator.core.moving.obstacles import DiskNeed, Needs, Obstacle, TargetSeen, obstacles
 from lq_operator.core.result import Conflict, NotFound
-from lq_operator.core.storage.names import READY_SUFFIX
+from lq_operator.core.storage.names import READY_SUFFIX, host_pool_name
 from lq_operator.ports import Store
 
 
@@ -120,7 +120,7 @@ async def _target(
         files=names,
         marked=frozenset(marked),
         doomed=frozenset(
-            (f"lq-{volume.pool}", volume.file)
+            (host_pool_name(volume.pool), volume.file)
             for stone in (there.status.tombstones if there is not None else ())
             for volume in stone.volumes
         ),

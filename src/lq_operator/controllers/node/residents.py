@@ -23,6 +23,7 @@ from lq_operator.core.failover.inventory import domain_ahead
 from lq_operator.core.failover.record import departure_name
 from lq_operator.core.model import DomainSeen, Epoch, HostUUID, Identity, NodeName, Phase, Placement
 from lq_operator.core.result import Conflict, NotFound
+from lq_operator.core.storage.names import host_pool_name
 from lq_operator.ports import Resources, Store
 from lq_operator.telemetry.logging import get_logger
 
@@ -198,7 +199,7 @@ class Housekeeper:
             left = []
             for volume in tombstone.volumes:
                 if (sharer := self._sharer(volume.pool)) is not None:
-                    await _delete_file(sharer, f"lq-{volume.pool}", volume.file)
+                    await _delete_file(sharer, host_pool_name(volume.pool), volume.file)
                 else:
                     left.append(volume)
             released = tombstone.model_copy(update={"evidence": evidence, "claims": [], "volumes": left})
@@ -218,7 +219,7 @@ class Housekeeper:
         if tombstone.kind == "VirtualMachine":
             await self._bury(entry, tombstone)
         for volume in tombstone.volumes:
-            await _delete_file(entry, f"lq-{volume.pool}", volume.file)
+            await _delete_file(entry, host_pool_name(volume.pool), volume.file)
         await self._give_back(tombstone)
         await drop_tombstone(self.resources, NodeName(node.metadata.name), tombstone.uid, manager=MANAGER)
 

@@ -12,6 +12,11 @@ MOVING_SUFFIX = ".moving"
 """Beside a file that a live move fills on its target: complete only if the guest runs here, which the guest itself shows."""
 
 
+def host_pool_name(pool: str) -> str:
+    """Name of the libvirt pool of a StoragePool."""
+    return f"lq-{pool}"
+
+
 def volume_file(namespace: str, name: str, uid: str, format_: str) -> str:
     """File of a Volume: identity and incarnation. '_' is in no Kubernetes name, so the parts cannot run together."""
     return f"vol_{namespace}_{name}_{uid[:8]}.{format_}"
