@@ -7,7 +7,6 @@ writes: a copy is created exclusively; a delete names a file that the Volume, re
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from lq_operator.api.cluster import HypervisorCluster
@@ -20,7 +19,7 @@ from lq_operator.controllers.migration.preflight import Checked
 from lq_operator.controllers.runtime.awaited import awaited_hosts
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.refs import disk_volumes
-from lq_operator.controllers.runtime.statefiles import STATE_POOL, files_of, nvram_file, seed_file
+from lq_operator.controllers.runtime.statefiles import STATE_POOL, files_of, nvram_file, seed_file, store_file
 from lq_operator.controllers.runtime.tombstones import leave_tombstone
 from lq_operator.core.model import Epoch, Identity, NodeName, VolumePlan
 from lq_operator.core.result import Conflict, NotFound, Transient
@@ -183,9 +182,4 @@ async def _copy(source: OwnedHost, target: OwnedHost, name: str) -> None:
         raise NotFound(f"{source.node}: {name} is not in the state pool any more")
     body = await source.host.download(STATE_POOL, name, length=seen.capacity_bytes)
     await target.host.delete_volume(STATE_POOL, name)
-    await target.host.create_volume(STATE_POOL, VolumePlan(name, len(body), format="raw", mode=0o600))
-    await target.host.upload(STATE_POOL, name, _one_chunk(body))
-
-
-async def _one_chunk(body: bytes) -> AsyncIterator[bytes]:
-    yield body
+    await store_file(target.host, name, body)

@@ -6,14 +6,14 @@ A late write is harmless: the name carries the epoch, creation is exclusive, and
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 from pydantic import ValidationError
 
 from lq_operator.api.vm import HardwareStatus
 from lq_operator.controllers.runtime.hostbook import OwnedHost
-from lq_operator.controllers.runtime.statefiles import STATE_POOL, hardware_file, hardware_files
-from lq_operator.core.model import Epoch, Identity, VolumePlan
+from lq_operator.controllers.runtime.statefiles import STATE_POOL, hardware_file, hardware_files, store_file
+from lq_operator.core.model import Epoch, Identity
 from lq_operator.core.result import Conflict, NotFound, Rejected, Transient
 from lq_operator.telemetry.logging import get_logger
 
@@ -29,14 +29,12 @@ async def keep_hardware(
     """Write it, then delete the older ones among `names`. A host that refuses costs the copy, not the start."""
     body = hardware.model_dump_json(by_alias=True, exclude_defaults=True).encode()
     name = hardware_file(identity, epoch)
-    plan = VolumePlan(name, len(body), format="raw", mode=0o600)
     try:
         try:
-            await entry.host.create_volume(STATE_POOL, plan)
+            await store_file(entry.host, name, body)
         except Conflict:  # ours, of this very start: the answer to the first attempt was lost
             await entry.host.delete_volume(STATE_POOL, name)
-            await entry.host.create_volume(STATE_POOL, plan)
-        await entry.host.upload(STATE_POOL, name, _one_chunk(body))
+            await store_file(entry.host, name, body)
         for old in hardware_files(identity, names):
             if old != name:
                 await entry.host.delete_volume(STATE_POOL, old)
@@ -55,7 +53,3 @@ async def kept_hardware(entry: OwnedHost, identity: Identity, names: Sequence[st
         if found.machine:
             return found
     return None
-
-
-async def _one_chunk(body: bytes) -> AsyncIterator[bytes]:
-    yield body

@@ -1,13 +1,25 @@
-"""Names of the files of a VM in the state pool. '_' separates: it is in no Kubernetes name."""
+"""The files of a VM in the state pool: their names, and how a small one is stored. '_' separates: it is in no Kubernetes
+name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 
-from lq_operator.core.model import Epoch, Identity
+from lq_operator.core.model import Epoch, Identity, VolumePlan
+from lq_operator.ports import Host
 
 STATE_POOL = "lq-vmstate"
 KINDS = ("seed", "nvram", "suspend", "resumed", "tpm", "console", "hardware")
+
+
+async def store_file(host: Host, name: str, body: bytes) -> None:
+    """A new file that its owner alone may read. Conflict when the name is taken; what dies half-way leaves a short file."""
+    await host.create_volume(STATE_POOL, VolumePlan(name, len(body), format="raw", mode=0o600))
+    await host.upload(STATE_POOL, name, _one_chunk(body))
+
+
+async def _one_chunk(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 def seed_file(identity: Identity, epoch: Epoch) -> str:

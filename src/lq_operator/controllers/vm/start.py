@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from lq_operator.api.vm import VirtualMachine
@@ -16,6 +15,7 @@ from lq_operator.controllers.runtime.statefiles import (
     resumed_mark,
     seed_file,
     spent_files,
+    store_file,
     suspend_file,
     suspended_epochs,
 )
@@ -114,7 +114,7 @@ class Starter:
             vm = vm.model_copy(update={"status": vm.status.model_copy(update={"hardware": kept})})
         directory = await self.state_dir(entry)
         if seed is not None:
-            await self._write_seed(entry, identity, epoch, seed)
+            await store_file(entry.host, seed_file(identity, epoch), seed)
         seed_path = f"{directory}/{seed_file(identity, epoch)}" if seed is not None else ""
         plan = _plan(vm, identity, epoch, entry, prepared, directory, seed_path)
         saved = suspended_epochs(identity, names)
@@ -128,11 +128,6 @@ class Starter:
         # It runs, so its disks move on: no image of an earlier run may ever be resumed, marked or not.
         for name in spent_files(identity, epoch, names, resumed=epoch):
             await entry.host.delete_volume(STATE_POOL, name)
-
-    async def _write_seed(self, entry: OwnedHost, identity: Identity, epoch: Epoch, body: bytes) -> None:
-        name = seed_file(identity, epoch)
-        await entry.host.create_volume(STATE_POOL, VolumePlan(name, len(body), format="raw", mode=0o600))
-        await entry.host.upload(STATE_POOL, name, _one_chunk(body))
 
     async def _resume(
         self, entry: OwnedHost, identity: Identity, saved: Epoch, plan: DomainPlan, directory: str
@@ -203,10 +198,6 @@ def _plan(
         nics=tuple(prepared.nics),
         addresses=tuple((nic.name, nic.cidr.partition("/")[0]) for nic in prepared.seed_nics),
     )
-
-
-async def _one_chunk(body: bytes) -> AsyncIterator[bytes]:
-    yield body
 
 
 def _own_model(entry: OwnedHost) -> str:
