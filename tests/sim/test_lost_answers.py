@@ -7,13 +7,27 @@ from __future__ import annotations
 
 import pytest
 from tests.sim.fakes.calls import Call
-from tests.sim.scenarios import CREATE, DELETE, HOT_CHANGE, RESTART, STOP, SUSPEND, Scenario, awake, prepare, reach
+from tests.sim.scenarios import (
+    CREATE,
+    DELETE,
+    HOT_CHANGE,
+    MOVES,
+    RESTART,
+    STOP,
+    SUSPEND,
+    Scenario,
+    awake,
+    prepare,
+    reach,
+)
 
 from lq_operator.core.result import OutcomeUnknown
 
+SCENARIOS = (CREATE, STOP, RESTART, SUSPEND, DELETE, HOT_CHANGE, *MOVES)
+
 
 @pytest.mark.parametrize("happened", [True, False], ids=["happened", "did-not"])
-@pytest.mark.parametrize("scenario", [CREATE, STOP, RESTART, SUSPEND, DELETE, HOT_CHANGE], ids=lambda s: s.name)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
 async def test_a_write_of_unknown_outcome_changes_nothing_in_the_end(scenario: Scenario, happened: bool) -> None:
     base = await prepare(scenario)
     world, operator, _ = await awake(base, scenario)

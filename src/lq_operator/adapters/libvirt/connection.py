@@ -21,7 +21,7 @@ from lq_operator.adapters.libvirt.endpoint import Access, Endpoint, probe
 from lq_operator.adapters.libvirt.errors import code_of, text_of
 from lq_operator.adapters.libvirt.inventory import observe_uuid
 from lq_operator.adapters.libvirt.settings import LibvirtSettings
-from lq_operator.adapters.libvirt.sockets import cut_sockets, end_ssh, sockets_to
+from lq_operator.adapters.libvirt.sockets import cut_sockets, end_children, sockets_to, ssh_children
 from lq_operator.core.model import HostUUID, NodeName
 from lq_operator.core.result import Transient, WorldError
 
@@ -29,35 +29,39 @@ CLOSE_REASONS = ("I/O error", "the host closed the connection", "no keepalive an
 
 
 class Wire:
-    """What carries one connection, and how to cut it from outside: its sockets, or its ssh child."""
+    """What carries connections that are opened together, and how to cut it from outside: sockets, or ssh children.
+
+    It is found by what is new, so wires to one host are opened one after the other.
+    """
 
     def __init__(self, access: Access) -> None:
         self.access = access
-        self._before: frozenset[str] | None = None
-        self._mine: frozenset[str] | None = None
+        self._before: frozenset[Any] | None = None
+        self._mine: frozenset[Any] | None = None
 
     def opening(self) -> None:
         """Call just before open(): what is there now belongs to others."""
         self._before = self._now()
         _wires.add(self)
 
-    def _now(self) -> frozenset[str]:
-        endpoint = self.access.endpoint
-        return frozenset() if endpoint.transport == "ssh" else sockets_to(endpoint)
+    def _now(self) -> frozenset[Any]:
+        if self.access.endpoint.transport != "ssh":
+            return sockets_to(self.access.endpoint)
+        return ssh_children(self.access.directory) if self.access.directory is not None else frozenset()
 
     def opened(self) -> None:
-        """The connection stands: from now on only its own sockets are cut."""
+        """The connection stands: from now on only what carries it is cut."""
         self._mine = self._now() - (self._before or frozenset())
 
     def cut(self) -> None:
         """Everybody who waits on this connection gets an error now. Never blocks; idempotent."""
+        if self._before is None:
+            return
+        mine = self._mine if self._mine is not None else self._now() - self._before
         if self.access.endpoint.transport == "ssh":
-            if self.access.directory is not None:
-                end_ssh(self.access.directory)
-        elif self._mine is not None:
-            cut_sockets(self._mine)
-        elif self._before is not None:
-            cut_sockets(self._now() - self._before)
+            end_children(mine & self._now())  # the number of a process that has ended is given to others
+        else:
+            cut_sockets(mine)
 
 
 _wires: weakref.WeakSet[Wire] = weakref.WeakSet()

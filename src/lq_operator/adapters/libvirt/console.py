@@ -15,10 +15,9 @@ from typing import Any
 
 import libvirt
 
-from lq_operator.adapters.libvirt.connection import is_alive
+from lq_operator.adapters.libvirt.connection import Wire, is_alive
 from lq_operator.adapters.libvirt.endpoint import Access
 from lq_operator.adapters.libvirt.errors import code_of, text_of, translate
-from lq_operator.adapters.libvirt.sockets import cut_sockets, end_children, sockets_to, ssh_children
 from lq_operator.core.result import Conflict, Transient, WorldError
 
 OPEN_S = 20.0
@@ -34,31 +33,6 @@ _RETRY_S = 0.01
 _EVENTS = libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_ERROR | libvirt.VIR_STREAM_EVENT_HANGUP
 
 
-class _Wire:
-    """What carries one more connection to a host: found by what is new. Open one at a time per host."""
-
-    def __init__(self, access: Access) -> None:
-        self._access = access
-        self._before = self._now()
-        self._mine: frozenset[Any] | None = None
-
-    def _now(self) -> frozenset[Any]:
-        directory = self._access.directory
-        if self._access.endpoint.transport == "ssh":
-            return ssh_children(directory) if directory is not None else frozenset()
-        return sockets_to(self._access.endpoint)
-
-    def opened(self) -> None:
-        self._mine = self._now() - self._before
-
-    def cut(self) -> None:
-        mine = self._mine if self._mine is not None else self._now() - self._before
-        if self._access.endpoint.transport == "ssh":
-            end_children(mine)
-        else:
-            cut_sockets(mine)
-
-
 class LibvirtConsole:
     """ports.Console. Make it with open_console()."""
 
@@ -66,7 +40,8 @@ class LibvirtConsole:
         self._loop = loop
         self._access = access
         self._domain_name = domain_name
-        self._wire = _Wire(access)
+        self._wire = Wire(access)
+        self._wire.opening()
         self._unread = bytearray()
         self._news = asyncio.Event()
         self._over = False

@@ -63,11 +63,6 @@ def cut_sockets(inodes: frozenset[str]) -> None:
                     copy.shutdown(socket.SHUT_RDWR)
 
 
-def end_ssh(directory: Path) -> None:
-    """Kill the ssh children of this process that use the credentials in `directory`, and no others."""
-    end_children(ssh_children(directory))
-
-
 def end_children(pids: frozenset[int]) -> None:
     """SIGKILL to children of ours; those that are gone are no error."""
     for pid in pids:
