@@ -12,7 +12,7 @@ from lq_operator.api.vm import VirtualMachine
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.guestbook import GuestBook, GuestSaid
 from lq_operator.controllers.runtime.hostbook import HostBook
-from lq_operator.core.model import DomainEvent, DomainState, Epoch, Identity
+from lq_operator.core.model import DomainEvent, DomainState, Epoch, Identity, domain_name_of
 from lq_operator.core.result import Conflict, NotFound, OutcomeUnknown, Rejected, Transient
 from lq_operator.ports import Clock, Events, Store
 from lq_operator.telemetry import metrics
@@ -43,10 +43,7 @@ class GuestController:
         """A host says that a guest has stopped feeding its watchdog. The action is what spec.watchdog asked for."""
         metrics.WATCHDOGS.labels(event.detail if event.detail in WATCHDOG_ACTIONS else "other").inc()
         for vm in self.store.list(VirtualMachine):
-            if (
-                Identity(self.book.installation, vm.metadata.namespace or "", vm.metadata.name).domain_name
-                == event.domain_name
-            ):
+            if domain_name_of(vm.metadata.namespace or "", vm.metadata.name) == event.domain_name:
                 message = f"the guest stopped feeding its watchdog on {event.node}: {event.detail} (spec.watchdog)"
                 self.events.emit(vm, "WatchdogFired", message, warning=True)
 

@@ -42,6 +42,11 @@ class Epoch:
         return cls(int(term), int(n))
 
 
+def domain_name_of(namespace: str, name: str) -> str:
+    """Name of a VM's libvirt domain. '_' is in no Kubernetes name, so the parts cannot run together."""
+    return f"lq_{namespace}_{name}"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Identity:
     """Who a VM is: installation + namespace/name. The object's uid is only an incarnation."""
@@ -57,8 +62,8 @@ class Identity:
 
     @property
     def domain_name(self) -> str:
-        """Name of the libvirt domain. '_' is in no Kubernetes name, so the parts cannot run together."""
-        return f"lq_{self.namespace}_{self.name}"
+        """Name of the libvirt domain."""
+        return domain_name_of(self.namespace, self.name)
 
     @property
     def domain_uuid(self) -> str:

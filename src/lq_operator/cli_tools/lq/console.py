@@ -25,13 +25,13 @@ from lq_operator.api.vm import VirtualMachine
 from lq_operator.cli_tools.lq.cluster import connect
 from lq_operator.cli_tools.lq.gateway import Door, find_door, tell, web_socket
 from lq_operator.cli_tools.lq.names import vm_name
+from lq_operator.controllers.gateway.tasks import until_one_ends
+from lq_operator.controllers.gateway.wire import CONSOLE_PROTOCOL, POLICY_VIOLATION
 from lq_operator.core.result import Rejected, Transient
 
 ESCAPE = b"\x1d"  # ^]
-PROTOCOL = "console.limiquantix.io"
 RETRY_S = 1.0
 CHUNK_BYTES = 4096
-POLICY_VIOLATION = 1008
 
 
 class Left(Exception):
@@ -73,16 +73,9 @@ class _Session:
         loop = asyncio.get_running_loop()
         if sys.stdin.isatty():
             loop.add_signal_handler(signal.SIGWINCH, self._resized.set)
-        keyboard = loop.create_task(self._keyboard())
-        screen = loop.create_task(self._reconnecting())
         try:
-            done, _ = await asyncio.wait({keyboard, screen}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await until_one_ends(self._keyboard(), self._reconnecting())
         finally:
-            for task in (keyboard, screen):
-                task.cancel()
-            await asyncio.gather(keyboard, screen, return_exceptions=True)
             if sys.stdin.isatty():
                 loop.remove_signal_handler(signal.SIGWINCH)
 
@@ -102,7 +95,7 @@ class _Session:
     async def _reconnecting(self) -> None:
         while True:
             try:
-                async with web_socket(self._door, self._url, PROTOCOL, self._mode) as socket:
+                async with web_socket(self._door, self._url, CONSOLE_PROTOCOL, self._mode) as socket:
                     if self._was_open:
                         tell("connected again")
                     self._was_open = True
@@ -115,19 +108,8 @@ class _Session:
             await asyncio.sleep(RETRY_S)
 
     async def _talk(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        tasks = [
-            asyncio.ensure_future(part)
-            for part in (self._show(socket), self._send_typed(socket), self._send_sizes(socket))
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                with contextlib.suppress(ConnectionError):
-                    task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(ConnectionError):
+            await until_one_ends(self._show(socket), self._send_typed(socket), self._send_sizes(socket))
         if socket.close_code == POLICY_VIOLATION:
             raise Rejected("the session was ended: the right to it was taken away, or the token is over")
 

@@ -21,9 +21,9 @@ import aiohttp
 
 from lq_operator.adapters.kube.doorkeeper import AUDIENCE
 from lq_operator.cli_tools.lq.cluster import Cluster
+from lq_operator.controllers.gateway.wire import AUTHORIZATION, MODE, REASON
 from lq_operator.core.result import Rejected, Transient
 
-HEADER, MODE_HEADER = "Lq-Authorization", "Lq-Mode"
 TOKEN_S = 3600
 CONNECT_S = 15.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -41,8 +41,8 @@ class Door:
     """Authorization for the API server on the way, where it goes through its proxy."""
 
     def headers(self, mode: str = "") -> dict[str, str]:
-        """Of every request. The mode is one, because the API server's proxy drops the query of a WebSocket (1.36)."""
-        headers = {HEADER: f"Bearer {self.token}"} | ({MODE_HEADER: mode} if mode else {})
+        """Of every request."""
+        headers = {AUTHORIZATION: f"Bearer {self.token}"} | ({MODE: mode} if mode else {})
         return headers | ({"Authorization": self.proxied_as} if self.proxied_as else {})
 
     def of(self, namespace: str, vm: str, what: str, **query: str) -> str:
@@ -137,7 +137,7 @@ async def web_socket(door: Door, url: str, protocol: str, mode: str) -> AsyncIte
                 max_msg_size=MOST_FRAME_BYTES,
             )
         except aiohttp.WSServerHandshakeError as error:
-            reason = error.headers.get("Lq-Reason", "") if error.headers is not None else ""
+            reason = error.headers.get(REASON, "") if error.headers is not None else ""
             raise refusal(error.status, reason) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Transient(f"the gateway cannot be reached: {error or type(error).__name__}") from error
@@ -153,7 +153,7 @@ async def fetch(door: Door, url: str) -> bytes:
             async with session.get(url, headers=door.headers(), ssl=door.tls) as answer:
                 body = await answer.read()
                 if answer.status != 200:
-                    raise refusal(answer.status, answer.headers.get("Lq-Reason", "") or _message(body))
+                    raise refusal(answer.status, answer.headers.get(REASON, "") or _message(body))
                 return body
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Transient(f"the gateway cannot be reached: {error or type(error).__name__}") from error

@@ -13,9 +13,9 @@ from lq_operator.cli_tools.lq.cluster import Cluster, connect, new_name
 from lq_operator.cli_tools.lq.names import node_name, vm_name
 from lq_operator.cli_tools.lq.progress import Progress, until
 from lq_operator.cli_tools.text import mib, to_json
+from lq_operator.core.moving.world import Phase
 from lq_operator.core.result import Rejected
 
-ENDED = ("Succeeded", "Failed", "Cancelled", "Refused")
 GRACE_S = 60.0
 """Beyond the move's own deadline: changing over and asking both hosts."""
 _BYTES_PER_MIB = 1024 * 1024
@@ -66,7 +66,7 @@ async def _follow(cluster: Cluster, made: VirtualMachineMigration, progress: Pro
             raise Rejected(
                 f"the move {name} was deleted before it ended; look at kubectl lq tree vm/{made.spec.vm_ref.name}"
             )
-        if now.status.phase in ENDED:
+        if Phase(now.status.phase).ended:
             return now
         progress.say(f"vm/{made.spec.vm_ref.name}: {under_way(now)}")
         return None
@@ -82,7 +82,7 @@ async def _cancel(cluster: Cluster, vm: VirtualMachine, arguments: Namespace) ->
     mine = [
         one
         for one in await cluster.listing(VirtualMachineMigration)
-        if one.spec.vm_ref.name == vm.metadata.name and one.status.phase not in ENDED
+        if one.spec.vm_ref.name == vm.metadata.name and not Phase(one.status.phase).ended
     ]
     for one in mine:
         await cluster.set_spec(VirtualMachineMigration, one.metadata.name, {"cancel": True})

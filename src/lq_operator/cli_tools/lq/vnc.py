@@ -18,11 +18,12 @@ from lq_operator.cli_tools.lq.cluster import connect
 from lq_operator.cli_tools.lq.gateway import Door, fetch, find_door, web_socket
 from lq_operator.cli_tools.lq.names import vm_name
 from lq_operator.cli_tools.text import to_json
+from lq_operator.controllers.gateway.tasks import until_one_ends
+from lq_operator.controllers.gateway.wire import VNC_PROTOCOL
 from lq_operator.core.result import Rejected, WorldError
 
 LOOPBACK = "127.0.0.1"
 CHUNK_BYTES = 64 << 10
-PROTOCOL = "binary"
 
 
 async def run(arguments: Namespace) -> int:
@@ -76,7 +77,7 @@ async def _view(command: str, port: int) -> int:
 
 
 async def _bridge(door: Door, url: str, mode: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    async with web_socket(door, url, PROTOCOL, mode) as socket:
+    async with web_socket(door, url, VNC_PROTOCOL, mode) as socket:
 
         async def outward() -> None:
             while data := await reader.read(CHUNK_BYTES):
@@ -88,10 +89,5 @@ async def _bridge(door: Door, url: str, mode: str, reader: asyncio.StreamReader,
                     writer.write(message.data)
                     await writer.drain()
 
-        tasks = [asyncio.ensure_future(part) for part in (outward(), inward())]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(ConnectionError):  # one of the two went while something was on its way to it
+            await until_one_ends(outward(), inward())

@@ -9,6 +9,7 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lq_operator.controllers.gateway.wire import AUTHORIZATION
 from lq_operator.core.result import WorldError
 from lq_operator.ports import Caller, Doorkeeper
 from lq_operator.telemetry import metrics
@@ -16,8 +17,6 @@ from lq_operator.telemetry.logging import get_logger
 
 log = get_logger(__name__)
 
-HEADER = "Lq-Authorization"
-"""As Authorization, and before it: the API server's proxy takes that one away."""
 PROTOCOL_TOKEN = "base64url.bearer.authorization.k8s.io."  # noqa: S105 - a prefix, as Kubernetes has it for browsers
 READ, WRITE = "get", "update"
 """Verbs on virtualmachines/console and virtualmachines/vnc: to see, and to type."""
@@ -57,7 +56,13 @@ class Door:
         token = token_of(headers)
         if not token:
             raise _refuse(
-                401, "Unauthorized", f"send a bearer token in {HEADER} or Authorization", kind, namespace, name, peer
+                401,
+                "Unauthorized",
+                f"send a bearer token in {AUTHORIZATION} or Authorization",
+                kind,
+                namespace,
+                name,
+                peer,
             )
         try:
             caller = await self.doorkeeper.authenticate(token)
@@ -93,7 +98,7 @@ class Door:
 
 def token_of(headers: Mapping[str, str]) -> str:
     """From our header, Kubernetes' own, or a WebSocket's list of protocols; '' where there is none."""
-    for header in (HEADER, "Authorization"):
+    for header in (AUTHORIZATION, "Authorization"):
         scheme, _, token = headers.get(header, "").partition(" ")
         if scheme.lower() == "bearer" and token.strip():
             return token.strip()

@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lq_operator.controllers.gateway.guests import Guests, ended
+from lq_operator.controllers.gateway.guests import Guests
+from lq_operator.controllers.gateway.tasks import ended
 from lq_operator.core.result import Conflict, NotFound, WorldError
 from lq_operator.ports import Clock, Console
 
@@ -89,6 +90,7 @@ class Hub:
         self._history = bytearray()
         self.readers: list[Reader] = []
         self._state = Said(state="waiting", message="looking for the guest")
+        self._console: Console | None = None
 
     # ------------------------------------------------------------ readers
 
@@ -139,8 +141,6 @@ class Hub:
             reader.put(Said(state="lost", message=f"nothing was typed: {error}"))
 
     # ------------------------------------------------------------ the guest
-
-    _console: Console | None = None
 
     async def run(self) -> None:
         """For ever; cancel it."""

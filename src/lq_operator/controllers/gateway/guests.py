@@ -5,14 +5,13 @@ Believes the API about where to look and the host about what runs there: the dom
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from lq_operator.api.node import HypervisorNode
 from lq_operator.api.vm import VirtualMachine
-from lq_operator.core.model import NodeName
+from lq_operator.core.model import NodeName, domain_name_of
 from lq_operator.core.result import Conflict, NotFound, Transient, WorldError
 from lq_operator.ports import Clock, Fleet, Host, Resources, Store
 
@@ -84,7 +83,7 @@ class Guests:
     async def _on(self, vm: VirtualMachine, node: str) -> Guest:
         host = await self._host(node)
         meta = vm.metadata
-        domain_name = f"lq_{meta.namespace}_{meta.name}"
+        domain_name = domain_name_of(meta.namespace or "", meta.name)
         seen = await host.find_domain(domain_name)
         if seen is None or not seen.state.runs:
             raise Conflict(f"vm/{meta.name} does not run on {node}: it is {vm.status.power.state}")
@@ -144,10 +143,3 @@ class _InUse:
     def __exit__(self, *_: object) -> None:
         self._use.count -= 1
         self._use.idle_since_s = self._guests.clock.mono_s()
-
-
-async def ended(*tasks: asyncio.Task[None]) -> None:
-    """Cancel and wait: nothing of a session outlives it."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

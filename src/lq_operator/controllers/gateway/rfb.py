@@ -6,10 +6,11 @@ It has no password: whoever is here was let in by the gateway. It sends what cha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from lq_operator.controllers.gateway.guests import Guest, ended
+from lq_operator.controllers.gateway.guests import Guest
 from lq_operator.controllers.gateway.keys import Keyboard
 from lq_operator.controllers.gateway.pixels import (
     DESKTOP_SIZE,
@@ -24,6 +25,7 @@ from lq_operator.controllers.gateway.pixels import (
     parse_format,
 )
 from lq_operator.controllers.gateway.screens import Screen
+from lq_operator.controllers.gateway.tasks import until_one_ends
 from lq_operator.core.result import Rejected, WorldError
 
 MOST_TEXT_BYTES = 1 << 16
@@ -82,19 +84,9 @@ class Viewer:
 
     async def run(self) -> None:
         """Returns when the viewer has gone; raises WorldError when the guest has."""
-        try:
+        with contextlib.suppress(EOFError):
             await self._greet()
-        except EOFError:
-            return
-        tasks = [asyncio.ensure_future(part) for part in (self._listen(), self._show(), self._press(), self._point())]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        except EOFError:
-            return
-        finally:
-            await ended(*tasks)
+            await until_one_ends(self._listen(), self._show(), self._press(), self._point())
 
     async def _greet(self) -> None:
         await self._send(b"RFB 003.008\n")

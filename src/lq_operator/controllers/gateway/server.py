@@ -18,9 +18,18 @@ from aiohttp import WSMsgType, web
 
 from lq_operator.controllers.gateway.access import Door, Pass, Refusal
 from lq_operator.controllers.gateway.consoles import Hub, Hubs, Mode, Reader
-from lq_operator.controllers.gateway.guests import Guests, ended
+from lq_operator.controllers.gateway.guests import Guests
 from lq_operator.controllers.gateway.rfb import Stream, Viewer, goodbye
 from lq_operator.controllers.gateway.screens import Screens
+from lq_operator.controllers.gateway.tasks import ended, until_one_ends
+from lq_operator.controllers.gateway.wire import (
+    CONSOLE_PROTOCOL,
+    GOING_AWAY,
+    MODE,
+    POLICY_VIOLATION,
+    REASON,
+    VNC_PROTOCOL,
+)
 from lq_operator.core.result import Conflict, NotFound, WorldError
 from lq_operator.ports import Clock
 from lq_operator.telemetry import metrics
@@ -28,12 +37,10 @@ from lq_operator.telemetry.logging import get_logger
 
 log = get_logger(__name__)
 
-CONSOLE_PROTOCOL = "console.limiquantix.io"
 HEARTBEAT_S = 20.0
 """A client that is gone without a word is noticed after this and half of it again."""
 MOST_FRAME_BYTES = 64 << 10
 MOST_SESSIONS = 500
-GOING_AWAY, POLICY_VIOLATION = 1001, 1008
 PICTURE_TYPE = "image/png"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -109,18 +116,13 @@ class Gateway:
         """Until one part ends: the client went, the guest's side is over, or the right was taken."""
         self._sessions += 1
         metrics.GATEWAY_SESSIONS.labels(about.kind).inc()
-        tasks = [asyncio.ensure_future(part) for part in (*work, self._judge(about, ticket))]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await until_one_ends(*work, self._judge(about, ticket))
         except ConnectionError:
             pass  # the client went while something was on its way to it
-        except _TakenAway as taken:
-            await ended(*tasks)  # first: whoever still receives would take the closing for the client's
+        except _TakenAway as taken:  # nobody receives any more, who would take the closing for the client's
             await socket.close(code=POLICY_VIOLATION, message=str(taken).encode()[:120])
         finally:
-            await ended(*tasks)
             self._sessions -= 1
             metrics.GATEWAY_SESSIONS.labels(about.kind).dec()
             who = ticket.caller.name
@@ -166,7 +168,9 @@ class Gateway:
             await guest.host.screenshot(guest.domain_name)
             if request.query.get("check"):
                 return web.json_response({"node": guest.node, "writes": ticket.writes})
-            socket = web.WebSocketResponse(protocols=("binary",), heartbeat=HEARTBEAT_S, max_msg_size=MOST_FRAME_BYTES)
+            socket = web.WebSocketResponse(
+                protocols=(VNC_PROTOCOL,), heartbeat=HEARTBEAT_S, max_msg_size=MOST_FRAME_BYTES
+            )
             await socket.prepare(request)
             with self._screens.watched(guest) as screen:
                 stream = Stream(_frames(socket))
@@ -187,9 +191,8 @@ class Gateway:
 
 
 def _mode(request: web.Request) -> str:
-    """From Lq-Mode, because the API server's proxy drops the query of a WebSocket; from the query for those who come
-    directly and cannot set headers."""
-    return request.headers.get("Lq-Mode") or request.query.get("mode") or "write"
+    """From the query for those who come directly and cannot set headers."""
+    return request.headers.get(MODE) or request.query.get("mode") or "write"
 
 
 async def _frames(socket: web.WebSocketResponse) -> AsyncIterator[bytes]:
@@ -223,11 +226,11 @@ def _resized(text: str) -> str:
     try:
         asked = json.loads(text)
         columns, rows = int(asked["columns"]), int(asked["rows"])
+        if asked.get("type") == "resize" and 0 < columns < 10_000 and 0 < rows < 10_000:
+            return f"a serial line has no size; tell the guest: stty cols {columns} rows {rows}"
     except (ValueError, TypeError, KeyError):
-        return "that was not understood; text frames are JSON: {type: resize, columns, rows}"
-    if asked.get("type") != "resize" or not 0 < columns < 10_000 or not 0 < rows < 10_000:
-        return "that was not understood; text frames are JSON: {type: resize, columns, rows}"
-    return f"a serial line has no size; tell the guest: stty cols {columns} rows {rows}"
+        pass
+    return "that was not understood; text frames are JSON: {type: resize, columns, rows}"
 
 
 @web.middleware
@@ -245,7 +248,7 @@ async def _refusals(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 def _status(code: int, reason: str, message: str) -> web.Response:
-    """As the API server words failures; a WebSocket client that cannot read the body finds it in Lq-Reason."""
+    """As the API server words failures."""
     body = {
         "kind": "Status",
         "apiVersion": "v1",
@@ -255,7 +258,7 @@ def _status(code: int, reason: str, message: str) -> web.Response:
         "code": code,
     }
     header = " ".join(message.split())[:400].encode("ascii", "replace").decode()
-    headers = {"Lq-Reason": header}
+    headers = {REASON: header}
     if code == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return web.json_response(body, status=code, headers=headers)
