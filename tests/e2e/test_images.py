@@ -306,8 +306,9 @@ def test_a_copy_that_runs_in_the_pool_spoils_no_import(site: Site) -> None:
         ["sh", "-c", f'head -c 300M /dev/urandom > {folder}/vol_source.raw; echo "{xml}" > /run/copy.xml'], check=True
     )
     host.virsh("pool-refresh", "lq-local")
-    # Waits inside the host: on a quick disk the copy is over before a second command would have entered it.
-    halt = "until pid=$(pgrep -x qemu-img); do :; done; kill -STOP $pid && echo $pid"
+    # Waits inside the host: on a quick disk the copy is over before a second command would have entered it. It waits for
+    # the file too: a volume in libvirt's list without one has libvirt asked to look again, which this copy refuses.
+    halt = f"until pid=$(pgrep -x qemu-img) && [ -e {folder}/vol_copy.qcow2 ]; do :; done; kill -STOP $pid && echo $pid"
     halter = subprocess.Popen(host.enter_argv(["timeout", "60", "sh", "-c", halt]), stdout=subprocess.PIPE, text=True)
     copy = subprocess.Popen(
         host.enter_argv(
