@@ -114,6 +114,22 @@ async def test_every_obstacle_is_said_at_once_and_nothing_is_touched() -> None:
     await world.close()
 
 
+async def test_a_guest_with_a_tpm_goes_where_its_state_can_be_placed() -> None:
+    world, _ = await running_world()
+    world.vm(tpm=True, powerState="Stopped")
+    await world.until(world.stopped, "stopped")
+    world.vm(tpm=True, powerState="Running")
+    await world.until(world.running, "started with a TPM")
+    away = other(world)
+    world.datacenter.machines[away].emulates_tpm = False
+    world.datacenter.reboot(away)
+    await world.run(40)
+    world.move("refused", targetNode=away)
+    await world.until(lambda: world.settled("refused"), "refused")
+    assert [one["what"] for one in status(world, "refused")["obstacles"]] == ["Tpm"]
+    await world.close()
+
+
 async def test_the_scheduler_picks_a_target_and_keeps_the_room() -> None:
     world, _ = await running_world(3)
     home = world.runs_on()[0]

@@ -201,6 +201,7 @@ class HostInventory:
     machine_types: tuple[str, ...]
     accel: str  # 'kvm' or 'tcg'
     firmware: tuple[str, ...]  # subset of ('bios', 'uefi', 'uefi-secure')
+    emulates_tpm: bool | None = None  # a TPM 2.0 by swtpm; None: this libvirt does not say
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,7 @@ class Machine:
         self.domains: dict[str, Domain] = {}
         self.memory_mib = 65536
         self.usable_cpu_models: tuple[str, ...] = ("qemu64", "kvm64")
+        self.emulates_tpm = True
         self.agent = True
         self.obedient = True
         self.asked: list[tuple[str, str]] = []
@@ -124,6 +125,7 @@ class Machine:
         twin.domains = {name: replace(domain) for name, domain in self.domains.items()}
         twin.memory_mib, twin.agent, twin.obedient = self.memory_mib, self.agent, self.obedient
         twin.usable_cpu_models = self.usable_cpu_models
+        twin.emulates_tpm = self.emulates_tpm
         twin.hotplug.holds = set(self.hotplug.holds)
         return twin
 
@@ -481,6 +483,7 @@ class Machine:
             machine_types=("pc-q35-7.2",),
             accel="tcg",
             firmware=("bios", "uefi"),
+            emulates_tpm=self.emulates_tpm,
         )
 
     def cpu_obstacle(self, plan: DomainPlan) -> str:

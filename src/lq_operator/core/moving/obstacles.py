@@ -115,6 +115,12 @@ def _machine(needs: Needs, seen: TargetSeen) -> list[Obstacle]:
     if plan.firmware not in inventory.firmware:
         message = f"{seen.node} has no firmware {plan.firmware}: install it there (package ovmf)"
         found.append(Obstacle("Machine", plan.firmware, message))
+    if needs.tpm and inventory.emulates_tpm is False:
+        message = (
+            f"{seen.node} cannot emulate a TPM 2.0, whose state libvirt would send along: install swtpm and swtpm-tools "
+            "there and restart libvirtd"
+        )
+        found.append(Obstacle("Tpm", "2.0", message))
     return found
 
 

@@ -56,6 +56,30 @@ def test_a_host_without_kvm_firmware_or_host_model() -> None:
     assert accelerator(CAPABILITIES.format(kvm="<domain type='kvm'/>"), "i686") == "tcg"  # kvm is x86_64's here
 
 
+def _tpm(supported: str, *enums: str) -> str:
+    return f"<domainCapabilities><devices><tpm supported='{supported}'>{''.join(enums)}</tpm></devices></domainCapabilities>"
+
+
+SWTPM = "<enum name='backendModel'><value>passthrough</value><value>emulator</value></enum>"
+NO_SWTPM = "<enum name='backendModel'><value>passthrough</value></enum>"
+
+
+@pytest.mark.parametrize(
+    ("said", "emulates"),
+    [
+        ("<domainCapabilities><devices/></domainCapabilities>", None),
+        (_tpm("no"), False),
+        (_tpm("yes", NO_SWTPM), False),
+        (_tpm("yes", SWTPM), True),
+        (_tpm("yes", SWTPM, "<enum name='backendVersion'><value>1.2</value><value>2.0</value></enum>"), True),
+        (_tpm("yes", SWTPM, "<enum name='backendVersion'><value>1.2</value></enum>"), False),
+        (_tpm("yes", NO_SWTPM, "<enum name='backendVersion'><value>2.0</value></enum>"), False),
+    ],
+)
+def test_whether_a_tpm_can_be_emulated(said: str, emulates: bool | None) -> None:
+    assert read_inventory(CAPABILITIES.format(kvm=""), said, NUMBERS).emulates_tpm is emulates
+
+
 def test_a_host_that_does_not_say_who_it_is_is_nobody() -> None:
     with pytest.raises(Transient, match="UUID"):
         host_uuid("<capabilities><host/></capabilities>")

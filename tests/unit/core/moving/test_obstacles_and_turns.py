@@ -69,6 +69,15 @@ def test_each_obstacle_alone(changes: dict[str, object], what: str, word: str) -
     assert word in found[0].message
 
 
+@pytest.mark.parametrize(("tpm", "emulates", "what"), [(True, False, ["Tpm"]), (True, None, []), (False, False, [])])
+def test_a_tpm_needs_swtpm_where_the_host_says_that_it_has_none(
+    tpm: bool, emulates: bool | None, what: list[str]
+) -> None:
+    found = obstacles(replace(NEEDS, tpm=tpm), replace(SEEN, inventory=replace(INVENTORY, emulates_tpm=emulates)))
+    assert [one.what for one in found] == what
+    assert all("swtpm" in one.message for one in found)
+
+
 def test_all_at_once_and_each_name_once() -> None:
     bad = replace(
         SEEN, closed=("h2 is cordoned", "h2 is not Ready"), cpu="no", networks=frozenset(), pools={}, peer_uri=""

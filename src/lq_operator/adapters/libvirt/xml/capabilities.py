@@ -82,6 +82,7 @@ def read_inventory(capabilities: str, domain_capabilities: str, numbers: HostNum
         machine_types=_sorted(m.text for m in guest.findall("arch/machine")) if guest is not None else (),
         accel="kvm" if "kvm" in _domain_types(guest) else "tcg",
         firmware=_firmware(domain, arch),
+        emulates_tpm=_emulates_tpm(domain),
     )
 
 
@@ -115,6 +116,17 @@ def _firmware(domain: Element, arch: str) -> tuple[str, ...]:
         if any(v.text == "yes" for v in domain.findall("os/loader/enum[@name='secure']/value")):
             found.append("uefi-secure")
     return tuple(found)
+
+
+def _emulates_tpm(domain: Element) -> bool | None:
+    """libvirt names the emulator only where it finds swtpm. Where it tells no versions, that is believed."""
+    tpm = domain.find("devices/tpm")
+    if tpm is None:
+        return None
+    said = {(enum.get("name"), value.text) for enum in tpm.findall("enum") for value in enum.findall("value")}
+    versions = {version for name, version in said if name == "backendVersion"}
+    emulator = tpm.get("supported") == "yes" and ("backendModel", "emulator") in said
+    return emulator and (not versions or "2.0" in versions)
 
 
 def _sorted(names: Iterable[str | None]) -> tuple[str, ...]:
