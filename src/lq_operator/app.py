@@ -279,16 +279,12 @@ async def _connected(
 
 async def _lead(base: Base, settings: ProcessSettings, coordination: Coordination, main: Main) -> None:
     """Hold the lease around `main`; every term begins with nothing but what the API and the hosts show."""
-    known = await _patiently(coordination.highest_term)
 
     async def under(leadership: Leadership) -> None:
-        nonlocal known
-        tenure = Tenure(leadership, base.clock, api_term=known[0], api_beat=known[1])
         base.health.set_ready("leader", True)
         try:
-            await main(base, tenure)
+            await main(base, Tenure(leadership, base.clock))
         finally:
-            known = (tenure.term, tenure.beat)
             base.health.set_ready("leader", False, "between two terms")
 
     # A standby is ready to take over: that is what readiness of this process means.

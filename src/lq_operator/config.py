@@ -172,19 +172,33 @@ class ProcessSettings(PodSettings):
     terminationGracePeriodSeconds (30, Kubernetes' default), or the kubelet kills us first."""
 
 
+HOSTS_LEASE = "hosts-0"
+"""The one shard of hosts that there is (docs/adr/0004)."""
+
+
 class RunSettings(ProcessSettings):
     """`lq-operator run`: the controllers that talk to hosts."""
 
     component: Literal["run"] = "run"
     """Which process the file is for."""
 
-    coordination: CoordinationSettings = CoordinationSettings(lease_name="hosts-0")
-    """Leadership over a shard of hosts. Default lease: the first and only shard."""
+    coordination: CoordinationSettings = CoordinationSettings(lease_name=HOSTS_LEASE)
+    """Leadership over the hosts. Its lease has one name: see `_check_shard`."""
 
     unreachable_after_s: Annotated[float, Field(ge=2, le=300)] = 8.0
     """A host that has been silent this long is not connected any more; also where
     HypervisorNode.spec.unreachableAfterSeconds is not known yet. Default: two lost keepalives of 4 s and no more,
     so that a busy host is not taken for a dead one."""
+
+    @model_validator(mode="after")
+    def _check_shard(self) -> Self:
+        """Two owners under two leases would depose each other on every host for ever, and start nothing meanwhile."""
+        if self.coordination.lease_name != HOSTS_LEASE:
+            raise ValueError(
+                f"coordination.leaseName is {self.coordination.lease_name!r}, but there is one shard of hosts and its "
+                f"lease is {HOSTS_LEASE!r}: remove the setting; several owners of hosts are not supported"
+            )
+        return self
 
 
 class ImporterSettings(ProcessSettings):

@@ -374,13 +374,18 @@ class Fetcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Leadership held now. `expires_mono_s` is on the monotonic clock, counted from before the renewing call was sent."""
+    """Leadership held now. `expires_mono_s` is on the monotonic clock, counted from before the renewing call was sent.
+
+    `found`: (term, beat) that this lease showed in the write that acquired it, (0, 0) where there was none. No host may
+    remember more than that, or the store went back.
+    """
 
     name: str
     holder: str
     term: int
     beat: int
     expires_mono_s: float
+    found: tuple[int, int] = (0, 0)
 
 
 class Coordination(Protocol):

@@ -172,7 +172,6 @@ class Process:
     # ------------------------------------------------------------ its life
 
     async def _live(self) -> None:
-        known = (self.world.leases.term, self.world.leases.beat)
         above = 0
         while not self.tracer.dead:
             lease = FakeLease(self.world.leases, self._lease_name, self.name, self.clock, self.tracer)
@@ -182,14 +181,10 @@ class Process:
                 await self.clock.sleep(1.0)
                 continue
             self.lease, self.term = lease, lease.grant.term
-            tenure = Tenure(lease, self.clock, api_term=known[0], api_beat=known[1])
-            await self._term(tenure, lease)
-            known = (tenure.term, tenure.beat)
+            await self._term(Tenure(lease, self.clock), lease)
             above = lease.above_term
             lease.release()
             await self.clock.sleep(0.1)
-            if not lease.stepping_down.is_set():  # fenced: the supervisor starts another process
-                known = (self.world.leases.term, self.world.leases.beat)
 
     async def _term(self, tenure: Tenure, lease: FakeLease) -> None:
         work = asyncio.ensure_future(self.main(tenure))

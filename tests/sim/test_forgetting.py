@@ -6,6 +6,8 @@ import pytest
 from tests.sim.test_traces import PATIENCE_S, cordon, names, running_world, starts
 
 from lq_operator.api.vm import VirtualMachine
+from lq_operator.controllers.hostset import HostSet
+from lq_operator.controllers.node.controller import NOTE_S
 
 VMS = 6
 
@@ -85,4 +87,41 @@ async def test_restored_from_before_a_stop_and_a_start_elsewhere(cut: bool, leas
     await world.run(PATIENCE_S)
     assert world.runs_on() == [second]
     assert len(starts(world)) == 2
+    await world.close()
+
+
+@pytest.fixture
+def signs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every sentence by which an operator concludes that the API server went back."""
+    heard: list[str] = []
+    was = HostSet.api_went_back
+
+    def hear(hosts: HostSet, sentence: str) -> None:
+        heard.append(sentence)
+        was(hosts, sentence)
+
+    monkeypatch.setattr(HostSet, "api_went_back", hear)
+    return heard
+
+
+async def test_hosts_that_remember_a_later_beat_tell_that_the_leases_were_restored(signs: list[str]) -> None:
+    world, old = await running_world(2)
+    before = world.snapshot()
+    await world.run(2 * NOTE_S + 5)
+    await old.crash()
+    world.restore(before)
+    world.operator()
+    await world.until(lambda: len(signs) >= 2, "both hosts say so")
+    assert all("remembers term" in sentence for sentence in signs)
+    await world.close()
+
+
+async def test_a_successor_that_waited_long_does_not_take_a_renewed_lease_for_a_restored_one(signs: list[str]) -> None:
+    world, old = await running_world(2)
+    successor = world.operator()
+    await world.run(4 * NOTE_S + 5)
+    await old.crash()
+    await world.until(lambda: successor.hosts is not None and len(successor.hosts.book.all()) == 2, "taken over")
+    assert signs == []
+    assert world.running()
     await world.close()

@@ -30,17 +30,16 @@ class LeaseStore:
     """One counter for the installation, whatever is leased."""
 
     term: int = 0
-    beat: int = 0
     held: dict[str, Held] = field(default_factory=dict)
     up: bool = True
 
     def copy(self) -> LeaseStore:
         """As it is now."""
-        return LeaseStore(self.term, self.beat, {name: replace(held) for name, held in self.held.items()}, self.up)
+        return LeaseStore(self.term, {name: replace(held) for name, held in self.held.items()}, self.up)
 
     def become(self, other: LeaseStore) -> None:
         """Back to what it was: leases are forgotten, everybody who holds one is fenced at the next renewal."""
-        self.term, self.beat, self.held = other.term, other.beat, other.copy().held
+        self.term, self.held = other.term, other.copy().held
 
 
 class FakeLease:
@@ -73,9 +72,10 @@ class FakeLease:
         if held is not None and held.expires_s > now_s:
             return False
         self._store.term = max(self._store.term, above_term) + 1
-        self._store.beat = 0
-        self._store.held[self._name] = Held(self._holder, self._store.term, 0, now_s + TTL_S)
-        self.grant = Grant(self._name, self._holder, self._store.term, 0, now_s + TTL_S)
+        found = (held.term, held.beat) if held is not None else (0, 0)
+        term, beat = self._store.term, found[1] + 1
+        self._store.held[self._name] = Held(self._holder, term, beat, now_s + TTL_S)
+        self.grant = Grant(self._name, self._holder, term, beat, now_s + TTL_S, found)
         return True
 
     def check(self) -> Grant:
@@ -100,9 +100,9 @@ class FakeLease:
         held, now_s = self._store.held.get(self._name), self._clock.mono_s()
         if held is None or (held.holder, held.term) != (self._holder, self.grant.term):
             raise Fenced(f"lease {self._name}, term {self.grant.term}: somebody else has it")
+        if held.beat < self.grant.beat:
+            raise Fenced(f"lease {self._name}, term {self.grant.term}: the store went back to beat {held.beat}")
         held.beat, held.expires_s = held.beat + 1, now_s + TTL_S
-        if held.term == self._store.term:
-            self._store.beat = held.beat
         self.grant = replace(self.grant, beat=held.beat, expires_mono_s=held.expires_s)
         return self.grant
 

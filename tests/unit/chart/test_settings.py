@@ -39,6 +39,12 @@ def test_the_processes_lease_different_things():
     assert len(set(names)) == len(names)
 
 
+def test_a_second_shard_of_hosts_is_refused(tmp_path):
+    with pytest.raises(Rejected, match="one shard of hosts and its lease is 'hosts-0': remove the setting"):
+        load(tmp_path, "coordination: {leaseName: hosts-1}")
+    assert load(tmp_path, "coordination: {leaseName: hosts-0}").coordination.lease_name == "hosts-0"
+
+
 def test_setting_the_ttl_keeps_the_process_own_lease(tmp_path):
     assert load(tmp_path, "coordination: {ttlSeconds: 9}", SchedulerSettings).coordination.lease_name == "scheduler"
 

@@ -105,10 +105,11 @@ class EtcdLeases(LeaseCoordination):
             return await self._adopt(name, record)
         terms, last = keys.get(self._terms_key()), keys.get(self._last_key(name))
         term = max([above_term, *(self._stand_of(kv)[0] for kv in keys.values())]) + 1
-        beat = 1 if last is None else _decode(last.value).beat + 1
+        before = Record("", 0, 0) if last is None else _decode(last.value)
+        beat = before.beat + 1
         sent_mono_s = self._mono_s()  # before the etcd lease exists, hence before its time begins to run
         lease_id = await self._call(self._grant_lease(), "acquiring", name)
-        grant = self._new_grant(name, term, beat, sent_mono_s)
+        grant = self._new_grant(name, term, (before.term, before.beat), sent_mono_s)
         self._pending[name] = grant
         txn = _rpc.TxnRequest(
             compare=[

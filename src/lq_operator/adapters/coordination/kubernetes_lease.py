@@ -81,8 +81,8 @@ class KubernetesLeases(LeaseCoordination):
             return await self._adopt(name, seen.record)
         floor = max([above_term, *(other.record.term for other in leases.values())])
         term = await self._take_term(leases.get(TERMS_OBJECT), floor)
-        beat = 1 if seen is None else seen.record.beat + 1
-        grant = self._new_grant(name, term, beat, self._mono_s())
+        found = (0, 0) if seen is None else (seen.record.term, seen.record.beat)
+        grant = self._new_grant(name, term, found, self._mono_s())
         self._pending[name] = grant
         written = await self._call(self._take(grant, seen), "acquiring", name)
         self._uids[name, term] = written.uid

@@ -214,8 +214,9 @@ class LeaseCoordination(ABC):
         except TimeoutError as error:
             raise Transient(f"{doing} lease {name!r}: no answer within {timeout_s:.1f} s") from error
 
-    def _new_grant(self, name: str, term: int, beat: int, sent_mono_s: float) -> Grant:
-        return Grant(name, self.identity, term, beat, sent_mono_s + self.timing.valid_s)
+    def _new_grant(self, name: str, term: int, found: tuple[int, int], sent_mono_s: float) -> Grant:
+        """The beat goes on across holders, so that one lease never shows the same one twice."""
+        return Grant(name, self.identity, term, found[1] + 1, sent_mono_s + self.timing.valid_s, found)
 
     def _tell(self, name: str, holder: str) -> None:
         if self._on_leader is not None and holder:
@@ -254,7 +255,7 @@ class LeaseCoordination(ABC):
             raise Fenced(_lost(latest, f"its time was over {-remaining_s:.1f} s before this renewal"))
         timeout_s = min(self.timing.call_timeout_s, remaining_s)
         beat = await self._bounded(self._renew_from(latest), timeout_s, "renewing", latest.name)
-        renewed = self._new_grant(latest.name, latest.term, beat, sent_mono_s)
+        renewed = replace(latest, beat=beat, expires_mono_s=sent_mono_s + self.timing.valid_s)
         if self._mono_s() >= renewed.expires_mono_s:
             raise Fenced(_lost(latest, "the process was paused during its renewal"))
         return renewed

@@ -180,8 +180,8 @@ class NodeController:
         if isinstance(outcome, RefuseHost):
             return outcome
         tenure = self.book.tenure
-        ahead = record_ahead(name, outcome.record, tenure.api_term, tenure.api_beat)
-        if ahead is not None and outcome.record.highest_term != tenure.term:
+        ahead = record_ahead(name, outcome.found, tenure.found, tenure.term)
+        if ahead is not None:
             self.api_went_back(ahead.sentence)
         await self._ensure_state_pool(node, outcome)
         contact.listed_s, contact.noted_s, contact.dirty = self.clock.mono_s(), self.clock.mono_s(), False

@@ -15,7 +15,7 @@ from lq_operator.controllers.runtime.hostbook import (
     OwnedHost,
 )
 from lq_operator.core.failover import takeover as t
-from lq_operator.core.failover.record import Member, gate_name
+from lq_operator.core.failover.record import HostRecord, Member, gate_name
 from lq_operator.core.model import DomainSeen, Epoch, HostInventory, HostUUID, NodeName, VolumePlan
 from lq_operator.core.result import Conflict, Fenced, OutcomeUnknown, Transient
 from lq_operator.ports import Host
@@ -66,7 +66,7 @@ class Takeover:
                 case t.RefuseHost():
                     return step
                 case t.Owned():
-                    return self._owned(node, host, inventory, seen, domains)
+                    return self._owned(node, host, inventory, seen, domains, step.found)
                 case t.Lost():
                     raise Transient(step.sentence)
                 case t.StepDown():
@@ -79,7 +79,13 @@ class Takeover:
         raise Transient(f"{node}: the takeover did not end; another process keeps changing its gates or record")
 
     def _owned(
-        self, node: NodeName, host: Host, inventory: HostInventory, seen: t.Seen, domains: tuple[DomainSeen, ...]
+        self,
+        node: NodeName,
+        host: Host,
+        inventory: HostInventory,
+        seen: t.Seen,
+        domains: tuple[DomainSeen, ...],
+        found: HostRecord,
     ) -> OwnedHost:
         entry = OwnedHost(
             node=node,
@@ -88,6 +94,7 @@ class Takeover:
             term=seen.term,
             inventory=inventory,
             names=set(seen.record_after or ()),
+            found=found,
             domains={domain.domain_name: domain for domain in domains},
             listed_at=self.book.next_listing(),
         )

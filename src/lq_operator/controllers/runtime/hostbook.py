@@ -37,7 +37,8 @@ GATE_PLAN = PoolPlan(name=GATE_POOL, path=GATE_DIR, autostart=False)
 
 @dataclass(slots=True)
 class OwnedHost:
-    """One host, taken over. `domains` by libvirt name; `names` are the files of its record."""
+    """One host, taken over. `domains` by libvirt name; `names` are the files of its record, `found` what that said
+    before we noted anything in this takeover."""
 
     node: NodeName
     host: Host
@@ -45,6 +46,7 @@ class OwnedHost:
     term: int
     inventory: HostInventory
     names: set[str]
+    found: HostRecord
     domains: dict[str, DomainSeen] = field(default_factory=dict)
     listed_at: int = 0
     gate_held: bool = True

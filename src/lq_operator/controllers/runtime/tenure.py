@@ -22,18 +22,17 @@ class Lease(Protocol):
 class Tenure:
     """Counters live as long as the process holds the term, so nothing they give out is given out twice.
 
-    `api_term`, `api_beat`: the highest that the leases showed before this term was acquired; a host that remembers
-    more than that tells that the API server went back (protocol.md).
+    `found`: (term, beat) that the lease showed when this term was acquired; a host that remembers more than that tells
+    that the API server went back (protocol.md).
     """
 
-    def __init__(self, lease: Lease, clock: Clock, *, api_term: int = 0, api_beat: int = 0) -> None:
+    def __init__(self, lease: Lease, clock: Clock) -> None:
         self._lease = lease
         self._clock = clock
         self._epochs = 0
         self._takes = 0
         self.term = lease.grant.term
-        self.api_term = api_term
-        self.api_beat = api_beat
+        self.found = lease.grant.found
 
     @property
     def beat(self) -> int:

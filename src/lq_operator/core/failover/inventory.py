@@ -134,17 +134,21 @@ class WentBack:
     sentence: str
 
 
-def record_ahead(node: NodeName, record: HostRecord, api_term: int, api_beat: int) -> WentBack | None:
-    """Does this host remember a higher term or beat than the API server did when this process took its lease?
+def record_ahead(node: NodeName, record: HostRecord, found: tuple[int, int], term: int) -> WentBack | None:
+    """Does this host remember a higher term or beat than the lease showed when this process acquired it?
 
-    `api_term`, `api_beat`: the highest that the lease showed BEFORE this process acquired it (afterwards its own
-    term hides the loss).
+    `record`: as it was BEFORE this process noted anything there; `term`: the one it holds, whose own mark would hide
+    the loss. `found`: (term, beat) of the lease that owns this host, from the very write that acquired it
+    (`Grant.found`). Not of all leases: one that somebody else holds under a higher term says nothing about the beat of
+    this one. Not read earlier: while a standby waits, hosts rightly note more than it has read.
     """
-    if (record.term, record.beat) > (api_term, api_beat) or record.highest_term > api_term:
+    if record.highest_term >= term:
+        return None
+    if (record.term, record.beat) > found or record.highest_term > found[0]:
         return WentBack(
             node,
             f"host {node} remembers term {record.highest_term} beat {record.beat}, the API server only term "
-            f"{api_term} beat {api_beat}: the API server was restored or wiped",
+            f"{found[0]} beat {found[1]}: the API server was restored or wiped",
         )
     return None
 

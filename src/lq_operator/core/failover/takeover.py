@@ -107,10 +107,14 @@ class ListGatesAgain:
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """The host is mine under this gate; what was listed may be compared and acted on."""
+    """The host is mine under this gate; what was listed may be compared and acted on.
+
+    `found`: the record as it was before this takeover noted anything (`inventory.record_ahead` reads it).
+    """
 
     boot: BootNonce
     record: HostRecord
+    found: HostRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +226,9 @@ def _with_gates(seen: Seen, gates: tuple[str, ...]) -> Step:
         return ListDomains()
     if seen.gates_after is None:
         return ListGatesAgain()
-    return check_after_listing(seen.node, seen.gate, seen.gates_after) or Owned(seen.gate, record)
+    return check_after_listing(seen.node, seen.gate, seen.gates_after) or Owned(
+        seen.gate, record, decode_record(seen.record or ())
+    )
 
 
 def check_after_listing(node: NodeName, gate: BootNonce, gates: tuple[str, ...]) -> Lost | None:

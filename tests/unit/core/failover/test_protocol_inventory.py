@@ -108,10 +108,11 @@ def test_a_member_taken_out_with_evidence_is_out_for_all_records() -> None:
         ([term_name(5, 0)], True),
         ([departure_name("ns", "vm", Epoch(5, 1))], True),
         ([], False),
+        ([term_name(4, 11), term_name(6, 12)], False),  # my own mark of an earlier takeover hides what was there
     ],
 )
 def test_a_record_ahead_of_the_lease(facts: list[str], ahead: bool) -> None:
-    sign = record_ahead(N1, decode_record(facts), 4, 10)
+    sign = record_ahead(N1, decode_record(facts), (4, 10), 6)
     assert (sign is not None) is ahead
     if sign:
         assert "h1" in sign.sentence
