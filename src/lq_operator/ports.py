@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from lq_operator.api.base import Resource
 from lq_operator.core.lifecycle.shape import GuestShape
 from lq_operator.core.model import (
+    AgentState,
     DomainEvent,
     DomainPlan,
     DomainSeen,
@@ -148,6 +149,11 @@ class Host(Protocol):
 
     async def guest_facts(self, domain_name: str) -> GuestFacts:
         """Asks the agent; Transient when it does not answer (not installed, still booting)."""
+        ...
+
+    async def agent_state(self, domain_name: str) -> AgentState:
+        """Pings the agent. Silent only where the guest holds the channel open and the ping itself ran out of time;
+        whatever else is in the way is Transient. Conflict: the guest does not run (also paused). Rejected: no channel."""
         ...
 
     # moving

@@ -428,6 +428,9 @@ FIELDS: dict[str, dict[str, Limit]] = {
             1, 63, ("web", "Web-1"), ("-a", "a-", "a.b", "a_b", "a b", "é", "a\n", "a\x00")
         ),
         "spec.watchdog": Words(("reset", "poweroff", "pause")),
+        "spec.heartbeat.action": Words(("None", "Reset", "Restart")),
+        "spec.heartbeat.afterSeconds": Int(10, 3600),
+        "spec.heartbeat.tries": Int(1, 10),
         "spec.powerState": Words(("Running", "Stopped", "Paused", "Suspended")),
         "spec.restartPolicy": Words(("Always", "OnFailure", "Never")),
         "spec.shutdown.gracePeriodSeconds": Int(0, 3600),
@@ -731,6 +734,8 @@ RULES: list[Rule] = [
     Rule("VirtualMachine", "spec.clusterRef is immutable", {"spec.clusterRef": {"name": "other"}}, stored=True),
     Rule("VirtualMachine", "spec.clusterRef is immutable", {"spec.clusterRef": ...}, {"spec.clusterRef": {"name": "c"}}, stored=True),
     Rule("VirtualMachine", "spec.firmware is immutable", {"spec.firmware": "uefi"}, stored=True, allowed=({"spec.firmware": "bios"}, {"spec.tpm": True})),
+    Rule("VirtualMachine", "spec.heartbeat listens to the guest agent: spec.guestAgent must be true", {"spec.heartbeat": {}, "spec.guestAgent": False}, allowed=({"spec.heartbeat": {}}, {"spec.guestAgent": False})),
+    Rule("VirtualMachine", "spec.heartbeat.action Restart starts by spec.restartPolicy: it must not be Never", {"spec.heartbeat": {"action": "Restart"}, "spec.restartPolicy": "Never"}, allowed=({"spec.heartbeat": {"action": "Restart"}, "spec.restartPolicy": "OnFailure"}, {"spec.heartbeat": {"action": "Reset"}, "spec.restartPolicy": "Never"})),
     *_size("VirtualMachine", "spec.memory", "memory.size must be from 256Mi to 1Ti", {"size": "256Mi"}, {"size": "1Ti"}, *((tuple({"size": size} for size in sizes)) for sizes in VM_SIZE)),  # type: ignore[arg-type]
     *_size(
         "VirtualMachine", "spec.disks", "disks[].template.size must be from 1Gi to 64Ti",

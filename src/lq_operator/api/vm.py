@@ -305,6 +305,17 @@ class Availability(ApiModel):
     """Higher is placed and restarted first."""
 
 
+class Heartbeat(ApiModel):
+    """Watches the guest by its agent: one that has answered in this run, keeps its channel open and is silent hangs."""
+
+    action: Literal["None", "Reset", "Restart"] = "None"
+    """What a guest that hangs gets. None: it is only told. Reset: the reset button. Restart: cut off, started anew by restartPolicy."""
+    after_seconds: Annotated[int, Field(ge=10, le=3600)] = 60
+    """Unbroken silence that counts, while it runs and its host answers. Twice as long before each further try."""
+    tries: Annotated[int, Field(ge=1, le=10)] = 3
+    """Actions in a row, then it is given up; counted from zero after ten good minutes or an operation."""
+
+
 class Shutdown(ApiModel):
     """How it is stopped by wish."""
 
@@ -350,6 +361,8 @@ class VirtualMachineSpec(ApiModel):
     """Keep what the serial console prints, in the state pool."""
     watchdog: Literal["reset", "poweroff", "pause"] | None = None
     """What a guest that stops feeding its watchdog gets."""
+    heartbeat: Heartbeat | None = None
+    """Left out: nobody minds whether its agent answers."""
     power_state: PowerState | None = None
     """Declared power state; operations that contradict it are refused. Left out: operations decide, starting with Running."""
     restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
@@ -377,6 +390,15 @@ class VirtualMachineSpec(ApiModel):
         (
             "self.firmware == oldSelf.firmware",
             "spec.firmware is immutable: the guest would not boot any more. Make a new VM with the same volumes",
+        ),
+        (
+            "!has(self.heartbeat) || !has(self.guestAgent) || self.guestAgent",
+            "spec.heartbeat listens to the guest agent: spec.guestAgent must be true",
+        ),
+        (
+            "!has(self.heartbeat) || !has(self.heartbeat.action) || self.heartbeat.action != 'Restart' || "
+            "!has(self.restartPolicy) || self.restartPolicy != 'Never'",
+            "spec.heartbeat.action Restart starts by spec.restartPolicy: it must not be Never",
         ),
         (
             f"!has(self.disks) || {_each_once('self.disks', 'bootOrder')}",
@@ -518,6 +540,17 @@ class GuestStatus(ApiModel):
     agent_version: Word = ""
 
 
+class HeartbeatStatus(ApiModel):
+    """What spec.heartbeat has done. Condition GuestHung says how it stands."""
+
+    answered: Word = ""
+    """Epoch of the run in which the agent has answered since the last action; '' : not yet."""
+    tries: int = 0
+    """Actions in a row."""
+    last_action: Word = ""
+    last_action_at: Word = ""
+
+
 class InterfaceStatus(ApiModel):
     """One interface as it is."""
 
@@ -584,6 +617,7 @@ class VirtualMachineStatus(Status):
     effective: EffectiveStatus = EffectiveStatus()
     hardware: HardwareStatus = HardwareStatus()
     guest: GuestStatus = GuestStatus()
+    heartbeat: HeartbeatStatus | None = None
     addresses: Annotated[list[Annotated[str, Field(max_length=50)]], Field(max_length=64)] = Field(default_factory=list)
     interfaces: Annotated[list[InterfaceStatus], Field(max_length=16, json_schema_extra=list_map("name"))] = Field(
         default_factory=list

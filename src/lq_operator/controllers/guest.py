@@ -12,9 +12,10 @@ from lq_operator.api.vm import VirtualMachine
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.guestbook import GuestBook, GuestSaid
 from lq_operator.controllers.runtime.hostbook import HostBook
-from lq_operator.core.model import DomainEvent, DomainState, Epoch, Identity, domain_name_of
+from lq_operator.controllers.runtime.placements import is_moving
+from lq_operator.core.model import AgentState, DomainEvent, DomainState, Epoch, GuestFacts, Identity, domain_name_of
 from lq_operator.core.result import Conflict, NotFound, OutcomeUnknown, Rejected, Transient
-from lq_operator.ports import Clock, Events, Store
+from lq_operator.ports import Clock, Events, Host, Store
 from lq_operator.telemetry import metrics
 
 WATCHDOG_ACTIONS = ("pause", "reset", "poweroff")
@@ -24,7 +25,10 @@ FIRST_S = 1.0
 PATIENCE_S = 180.0
 """After this long without an answer it is asked as seldom as a running one."""
 STEADY_S = 60.0
-"""How often a guest that answers is asked again: addresses may change."""
+"""How often a guest that answers is asked again: addresses may change. With spec.heartbeat: thrice in afterSeconds."""
+SILENT_S = 5.0
+"""How often one is asked that answers no more."""
+_UNANSWERED = (Transient, Rejected, Conflict, NotFound, OutcomeUnknown)
 
 
 @dataclass(slots=True)
@@ -67,21 +71,36 @@ class GuestController:
             self._since = {k: v for k, v in self._since.items() if k[0] != identity}
             return None
         entry, domain = found
-        try:
-            said = GuestSaid(domain.epoch, await entry.host.guest_facts(identity.domain_name))
-        except (Transient, Rejected, Conflict, NotFound, OutcomeUnknown):
-            said = GuestSaid(domain.epoch, None)
+        said = GuestSaid(domain.epoch, await _facts(entry.host, identity))
+        if await self._listen(vm, identity, entry.host, said):
+            self.told(key)
         if said.facts is None and self.guests.get(identity, domain.epoch) is None:
             # Still booting: silence is not news yet.
             return self._again(identity, domain.epoch, key)
         if self.guests.put(identity, said):
             self.told(key)
+        steady_s = STEADY_S if vm.spec.heartbeat is None else min(STEADY_S, vm.spec.heartbeat.after_seconds / 3)
         if said.facts is None:
-            return Requeue.after(FIRST_S * 5)
+            return Requeue.after(min(SILENT_S, steady_s))
         if not said.facts.addresses and vm.spec.interfaces and self._is_young(identity, domain.epoch):
             # Agents often come up before DHCP has answered.
             return Requeue.after(FIRST_S)
-        return Requeue.after(STEADY_S)
+        return Requeue.after(steady_s)
+
+    async def _listen(self, vm: VirtualMachine, identity: Identity, host: Host, said: GuestSaid) -> bool:
+        """For spec.heartbeat: True when the VM is to be judged again. A guest on its way to another host is throttled
+        and may fall silent by that: nothing is concluded then."""
+        if vm.spec.heartbeat is None or is_moving(vm):
+            self.guests.deaf(identity)
+            return False
+        state: AgentState | None = AgentState.ANSWERS
+        if said.facts is None:
+            try:
+                state = await host.agent_state(identity.domain_name)
+            except _UNANSWERED:
+                state = None
+        news = self.guests.listen(identity, said.epoch, host, state, self.clock.mono_s())
+        return news or state is AgentState.SILENT
 
     def _is_young(self, identity: Identity, epoch: Epoch | None) -> bool:
         """It was first asked in this run less than PATIENCE_S ago."""
@@ -96,3 +115,11 @@ class GuestController:
         if self.guests.put(identity, GuestSaid(epoch, None)):
             self.told(key)
         return Requeue.after(STEADY_S)
+
+
+async def _facts(host: Host, identity: Identity) -> GuestFacts | None:
+    """None where the agent does not answer, for whatever reason."""
+    try:
+        return await host.guest_facts(identity.domain_name)
+    except _UNANSWERED:
+        return None

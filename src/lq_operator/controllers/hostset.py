@@ -175,7 +175,7 @@ class HostSet:
             self._namespaces,
             self._attachments,
             self._observer,
-            Actor(w.store, w.resources, self.book, starter),
+            Actor(w.store, w.resources, self.book, self.guests, starter),
             HotChanger(w.store, self.book, starter, self._attachments),
             Reporter(w.store, w.resources, w.events, self.guests, w.clock),
             self._memories,

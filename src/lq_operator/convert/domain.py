@@ -56,7 +56,7 @@ class HostSide:
 
 
 _DECISIONS = {
-    "placement", "availability", "migration", "power_state", "restart_policy", "shutdown", "class_name", "description",
+    "placement", "availability", "migration", "power_state", "restart_policy", "heartbeat", "shutdown", "class_name", "description",
 }  # fmt: skip
 
 

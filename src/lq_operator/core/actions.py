@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lq_operator.core.failover.facts import Tombstone
+from lq_operator.core.lifecycle.heartbeat import Remedy
 from lq_operator.core.model import Epoch, NodeName, Placement
 
 
@@ -81,6 +82,15 @@ class ResetGuest:
 
 
 @dataclass(frozen=True, slots=True)
+class EndHang:
+    """Reset or destroy the running domain of exactly this epoch, if its agent is still silent right before."""
+
+    node: NodeName
+    epoch: Epoch | None
+    remedy: Remedy
+
+
+@dataclass(frozen=True, slots=True)
 class Depart:
     """Departure note, undefine, list: what makes the absence on a host provable (failover/evidence)."""
 
@@ -111,6 +121,7 @@ Action = (
     | ResumeGuest
     | SaveGuest
     | ResetGuest
+    | EndHang
     | Depart
     | LeaveTombstones
     | SweepState

@@ -216,6 +216,14 @@ class GuestFacts:
     addresses: tuple[tuple[str, str], ...] = ()  # (MAC, address with prefix), link-local left out
 
 
+class AgentState(StrEnum):
+    """What a guest's agent does with a question, as its host sees it."""
+
+    ANSWERS = "Answers"
+    SILENT = "Silent"  # the guest holds the channel open, and nothing comes back in time
+    CLOSED = "Closed"  # nobody has the channel open: the guest boots, or the agent does not run
+
+
 @dataclass(frozen=True, slots=True)
 class VolumeSeen:
     """One volume of a pool on a host. Sizes in bytes."""

@@ -154,6 +154,9 @@ EVENTS_POSTED = Counter("lq_events_posted", "Kubernetes Events written, by type.
 BUILD_INFO = Gauge("lq_build_info", "Always 1; the labels say what runs.", ("version", "component"), registry=REGISTRY)
 
 WATCHDOGS = Counter("lq_watchdogs", "Watchdogs of guests that fired, by what QEMU did.", ("action",), registry=REGISTRY)
+GUEST_HANGS = Counter(
+    "lq_guest_hangs", "Guests that hung by spec.heartbeat, by what they got.", ("action",), registry=REGISTRY
+)
 MAINTENANCE_VMS = Gauge(
     "lq_maintenance_vms",
     "VMs on a host in maintenance, by what becomes of them (remaining: all of them, moving, blocked). 0 remaining: empty.",

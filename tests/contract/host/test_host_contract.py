@@ -10,7 +10,7 @@ import pytest
 from tests.contract.host.conftest import Site
 from tests.contract.host.worlds import HostWorld
 
-from lq_operator.core.model import DomainState, Epoch, Identity, NetworkPlan, NicPlan, PoolPlan, VolumePlan
+from lq_operator.core.model import AgentState, DomainState, Epoch, Identity, NetworkPlan, NicPlan, PoolPlan, VolumePlan
 from lq_operator.core.result import Conflict, NotFound, OutcomeUnknown, Rejected, Transient, WorldError
 
 # ---------------------------------------------------------------- who the host is
@@ -269,6 +269,26 @@ async def test_a_guest_without_agent_is_transient(world: HostWorld, site: Site) 
         await world.host.start(plan.identity.domain_name, paused=True)
         with pytest.raises(Transient):
             await world.host.guest_facts(plan.identity.domain_name)
+
+
+async def test_an_agent_that_nobody_runs_is_closed_not_silent(world: HostWorld, site: Site) -> None:
+    plan = site.plan(await site.gate(), guest_agent=True)  # nothing boots in it
+    name = plan.identity.domain_name
+    with pytest.raises(NotFound):
+        await world.host.agent_state(name)
+    await world.host.define(plan)
+    with pytest.raises(Conflict):
+        await world.host.agent_state(name)
+    await world.host.start(name, paused=True)
+    with pytest.raises(Conflict):
+        await world.host.agent_state(name)
+    await world.host.resume(name)
+    assert await world.host.agent_state(name) is AgentState.CLOSED
+    without = site.plan(await site.gate(), name="without")
+    await world.host.define(without)
+    await world.host.start(without.identity.domain_name)
+    with pytest.raises(Rejected):
+        await world.host.agent_state(without.identity.domain_name)
 
 
 async def test_listing_misses_nobody_while_others_come_and_go(world: HostWorld, site: Site) -> None:

@@ -13,7 +13,16 @@ from tests.contract.host.conftest import Site
 from tests.contract.host.worlds import HostWorld, bare_uri, connected, credentials, lab_world
 
 from lq_operator.adapters.libvirt.fleet import LibvirtFleet
-from lq_operator.core.model import DiskPlan, DomainPlan, DomainState, NetworkPlan, NicPlan, NodeName, VolumePlan
+from lq_operator.core.model import (
+    AgentState,
+    DiskPlan,
+    DomainPlan,
+    DomainState,
+    NetworkPlan,
+    NicPlan,
+    NodeName,
+    VolumePlan,
+)
 from lq_operator.core.result import Transient
 from lq_operator.lab.datacenter import Lab
 
@@ -97,6 +106,7 @@ async def test_a_guest_boots_answers_and_stops_when_asked(world: HostWorld, site
     assert facts.agent_version
     assert [mac for mac, _ in facts.addresses] == ["02:00:00:00:00:07"]
     assert facts.addresses[0][1].startswith("10.99.3.")
+    assert await world.host.agent_state(name) is AgentState.ANSWERS
 
     log = await world.host.list_volumes(site.pool.name, refresh=True)
     assert "console.log" in {v.name for v in log}

@@ -18,6 +18,7 @@ from tests.sim.fakes.moving import Move, Moves
 
 from lq_operator.core.lifecycle.shape import GuestShape
 from lq_operator.core.model import (
+    AgentState,
     DomainEvent,
     DomainPlan,
     DomainSeen,
@@ -485,6 +486,9 @@ class FakeHost:
 
     async def guest_facts(self, domain_name: str) -> GuestFacts:
         return await self._read("guest_facts", domain_name, lambda: self.machine.guest_facts(domain_name))
+
+    async def agent_state(self, domain_name: str) -> AgentState:
+        return await self._read("agent_state", domain_name, lambda: self.machine.agent_state(domain_name))
 
     # ------------------------------------------------------------ moving
 

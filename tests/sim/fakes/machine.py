@@ -15,6 +15,7 @@ from tests.sim.fakes.hotplug import Hotplug
 from lq_operator.adapters.libvirt.xml.build import file_name
 from lq_operator.adapters.libvirt.xml.domain import domain_xml
 from lq_operator.core.model import (
+    AgentState,
     DomainEvent,
     DomainPlan,
     DomainSeen,
@@ -107,8 +108,10 @@ class Machine:
         self.usable_cpu_models: tuple[str, ...] = ("qemu64", "kvm64")
         self.emulates_tpm = True
         self.agent = True
+        self.hung: set[str] = set()
         self.obedient = True
         self.asked: list[tuple[str, str]] = []
+        self.resets: list[str] = []
         self.hotplug = Hotplug(self)
         self.emit: Callable[[DomainEvent], None] = _quiet
         self.on_start: Callable[[Started], None] = lambda started: None
@@ -126,6 +129,7 @@ class Machine:
         twin.memory_mib, twin.agent, twin.obedient = self.memory_mib, self.agent, self.obedient
         twin.usable_cpu_models = self.usable_cpu_models
         twin.emulates_tpm = self.emulates_tpm
+        twin.hung = set(self.hung)
         twin.hotplug.holds = set(self.hotplug.holds)
         return twin
 
@@ -335,6 +339,7 @@ class Machine:
         self._look_for_files(domain.name, plan)
         domain.live = domain.started = plan
         domain.holds_guest = True
+        self.hung.discard(domain.name)
         domain.state, domain.reason = (DomainState.PAUSED, "starting-up") if paused else (DomainState.RUNNING, "booted")
         self.on_start(Started(self.name, plan.identity, plan.epoch))
         self._tell(domain.name, "lifecycle", "started:booted")
@@ -386,6 +391,8 @@ class Machine:
     def reset(self, name: str) -> None:
         if not self.domain(name).state.runs:
             raise Conflict(f"domain {name} does not run")
+        self.resets.append(name)
+        self.hung.discard(name)
 
     def destroy(self, name: str) -> None:
         self.domain(name)
@@ -439,10 +446,20 @@ class Machine:
         domain = self.domain(name)
         if domain.live is None or domain.state is not DomainState.RUNNING:
             raise Transient(f"the agent of {name} does not answer: it does not run")
-        if not domain.live.guest_agent or not self.agent:
+        if not domain.live.guest_agent or self.agent_state(name) is not AgentState.ANSWERS:
             raise Transient(f"the agent of {name} does not answer")
         addresses = tuple((nic.mac, f"192.0.2.{n + 10}/24") for n, nic in enumerate(domain.live.nics))
         return GuestFacts(domain.live.identity.name, "Linux", "6", "6.1", "8.0", addresses)
+
+    def agent_state(self, name: str) -> AgentState:
+        domain = self.domain(name)
+        if domain.live is None or domain.state is not DomainState.RUNNING:
+            raise Conflict(f"{name} does not run, so its agent cannot answer")
+        if not domain.live.guest_agent:
+            raise Rejected(f"{name} has no channel for an agent")
+        if not self.agent or not domain.live.disks:  # nothing to boot from
+            return AgentState.CLOSED
+        return AgentState.SILENT if name in self.hung else AgentState.ANSWERS
 
     def read_hardware(self, name: str) -> HardwareAbi:
         domain = self.domain(name)

@@ -95,6 +95,7 @@ def test_hash_changes_with_what_the_guest_sees_and_with_nothing_else() -> None:
         {"powerState": "Stopped"},
         {"description": "x"},
         {"restartPolicy": "Never"},
+        {"heartbeat": {"action": "Reset"}},
         {"placement": {"nodeSelector": {"a": "b"}}},
     ):
         assert spec_hash(vm(**same), size) == spec_hash(base, size), same

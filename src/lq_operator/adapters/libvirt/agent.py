@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import time
 from typing import Any
 
 import libvirt
 import libvirt_qemu
 
 from lq_operator.adapters.libvirt.errors import code_of
-from lq_operator.core.model import GuestFacts
-from lq_operator.core.result import Transient
+from lq_operator.adapters.libvirt.xml.build import parse
+from lq_operator.adapters.libvirt.xml.devices import AGENT_CHANNEL
+from lq_operator.core.model import AgentState, GuestFacts
+from lq_operator.core.result import Conflict, Rejected, Transient
 
 AGENT_TIMEOUT_S = 3
 _TEXT_LIMIT = 253  # the longest host name there is
@@ -47,6 +50,37 @@ def observe_guest(conn: Any, domain_name: str) -> GuestFacts:
         agent_version=version,
         addresses=addresses_of(interfaces),
     )
+
+
+def observe_agent(conn: Any, domain_name: str) -> AgentState:
+    """See ports.Host.agent_state. Judged by the channel's state and the time that passed, never by libvirt's words:
+    they come in the host's language, and one code stands for "timed out", "not connected" and "broken"."""
+    dom = conn.lookupByName(domain_name)
+    if dom.state(0)[0] != libvirt.VIR_DOMAIN_RUNNING:
+        raise Conflict(f"{domain_name} does not run, so its agent cannot answer")
+    if not _channel_open(dom):
+        return AgentState.CLOSED
+    dom.agentSetResponseTimeout(AGENT_TIMEOUT_S, 0)
+    began_s = time.monotonic()
+    try:
+        libvirt_qemu.qemuAgentCommand(dom, json.dumps({"execute": "guest-ping"}), AGENT_TIMEOUT_S, 0)
+        return AgentState.ANSWERS
+    except libvirt.libvirtError as problem:
+        waited_s = time.monotonic() - began_s
+        if code_of(problem) in _REFUSED:
+            return AgentState.ANSWERS  # an agent that forbids the ping has heard it
+        if code_of(problem) != libvirt.VIR_ERR_AGENT_UNRESPONSIVE or waited_s < AGENT_TIMEOUT_S * 0.9:
+            raise
+    still = dom.state(0)[0] == libvirt.VIR_DOMAIN_RUNNING and _channel_open(dom)
+    return AgentState.SILENT if still else AgentState.CLOSED
+
+
+def _channel_open(dom: Any) -> bool:
+    """The guest has the agent's port open, as QEMU tells it to libvirt."""
+    target = parse(dom.XMLDesc(0), "domain").find(f"devices/channel/target[@name='{AGENT_CHANNEL}']")
+    if target is None:
+        raise Rejected(f"{dom.name()} has no channel for an agent: set spec.guestAgent and power cycle it")
+    return bool(target.get("state") == "connected")
 
 
 def _ask(question: Any) -> dict[str, Any]:

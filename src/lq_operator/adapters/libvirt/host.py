@@ -13,6 +13,7 @@ from lq_operator.adapters.libvirt.connection import Opened
 from lq_operator.adapters.libvirt.movelane import MoveLane
 from lq_operator.core.lifecycle.shape import GuestShape
 from lq_operator.core.model import (
+    AgentState,
     DomainPlan,
     DomainSeen,
     GuestFacts,
@@ -183,6 +184,10 @@ class LibvirtHost:
     async def guest_facts(self, domain_name: str) -> GuestFacts:
         call = Call("guest_facts", AGENT_S, lane=Lane.AGENT)
         return await self._run(call, domain_name, agent.observe_guest, domain_name)
+
+    async def agent_state(self, domain_name: str) -> AgentState:
+        call = Call("agent_state", AGENT_S, lane=Lane.AGENT)
+        return await self._run(call, domain_name, agent.observe_agent, domain_name)
 
     # ------------------------------------------------------------ moving
 

@@ -107,6 +107,8 @@ class Routes:
             return
         for volume in {*disk_volumes(vm).values(), *attached_volumes(vm)}:
             self.queues["volume"](f"{namespace}/{volume}")
+        if vm.spec.heartbeat is not None and vm.status.observed_generation != vm.metadata.generation:
+            self.queues["guest"](key)  # it may be new, or wait less
         placement = vm.status.placement
         for node in {placement.node, placement.target} - {""} if placement is not None else ():
             if (found := self.store.get(HypervisorNode, None, node)) is not None and found.spec.maintenance:

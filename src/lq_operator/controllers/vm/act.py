@@ -14,6 +14,7 @@ from lq_operator.api.node import Tombstone as NodeTombstone
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.runtime.finalizers import ensure_finalizer, remove_finalizer
+from lq_operator.controllers.runtime.guestbook import GuestBook
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.refs import disk_volumes
 from lq_operator.controllers.runtime.statefiles import STATE_POOL, files_of, suspend_file
@@ -28,6 +29,7 @@ from lq_operator.core.actions import (
     AskStop,
     CutOff,
     Depart,
+    EndHang,
     LeaveTombstones,
     PauseGuest,
     RemoveFinalizer,
@@ -41,9 +43,11 @@ from lq_operator.core.actions import (
 from lq_operator.core.failover.facts import Tombstone
 from lq_operator.core.failover.patch import placement_patch
 from lq_operator.core.failover.record import departure_name
-from lq_operator.core.model import Epoch, Identity
+from lq_operator.core.lifecycle.heartbeat import Remedy
+from lq_operator.core.model import AgentState, Epoch, Identity
 from lq_operator.core.result import Conflict, NotFound, OutcomeUnknown, Rejected, Transient
 from lq_operator.ports import Resources, Store
+from lq_operator.telemetry import metrics
 from lq_operator.telemetry.logging import get_logger
 
 log = get_logger(__name__)
@@ -58,6 +62,7 @@ class Actor:
     store: Store
     resources: Resources
     book: HostBook
+    guests: GuestBook
     starter: Starter
 
     async def act(
@@ -124,6 +129,10 @@ class Actor:
                 entry = self.book.still_owned(node)
                 await entry.host.reset(name)
                 memory.resets_done.add(operation_uid)
+            case EndHang(node, epoch, remedy):
+                entry = self.book.still_owned(node)
+                await self._end_hang(entry, identity, epoch, remedy)
+                memory.remedied = remedy.value
             case Depart(node, epoch):
                 entry = self.book.still_owned(node)
                 await self._depart(entry, identity, epoch)
@@ -144,6 +153,22 @@ class Actor:
         domain = await entry.host.find_domain(name)
         if domain is None or domain.epoch != epoch:
             raise Conflict(f"{entry.node}: {name} is not the run of epoch {epoch} any more")
+
+    async def _end_hang(self, entry: OwnedHost, identity: Identity, epoch: Epoch | None, remedy: Remedy) -> None:
+        """Late it meets a dead connection (a process that slept longer than its keepalive), or the same run a moment
+        after the check: then a guest that has just come back boots once more. It starts no QEMU, so nothing runs twice."""
+        name = identity.domain_name
+        state = await entry.host.agent_state(name)
+        self.guests.listen(identity, epoch, entry.host, state, self.starter.clock.mono_s())
+        if state is not AgentState.SILENT:
+            raise Transient(f"{entry.node}: the agent of {name} is not silent any more: {state.value}")
+        await self._same_run(entry, name, epoch)
+        if remedy is Remedy.RESET:
+            await entry.host.reset(name)
+        else:
+            await entry.host.destroy(name)
+        self.guests.deaf(identity)
+        metrics.GUEST_HANGS.labels(remedy.value).inc()
 
     async def _depart(self, entry: OwnedHost, identity: Identity, epoch: Epoch) -> None:
         await self.book.note(entry, departure_name(identity.namespace, identity.name, epoch))

@@ -25,7 +25,8 @@ class Tried:
 @dataclass(slots=True)
 class VmMemory:
     """`unused`: the epoch that this process committed and under which no start was attempted. `asked`: how the guest
-    was asked to stop since `asked_epoch`. `facts_at_s`: when the agent last answered (monotonic)."""
+    was asked to stop since `asked_epoch`. `facts_at_s`: when the agent last answered (monotonic). `remedied`: what a
+    hanging guest got, until status says so (lost in a crash: one try more)."""
 
     protocol: Memory = field(default_factory=Memory)
     unused: Epoch | None = None
@@ -45,6 +46,7 @@ class VmMemory:
     hardware_due: HardwareAbi | None = None
     resets_begun: set[str] = field(default_factory=set)
     resets_done: set[str] = field(default_factory=set)
+    remedied: str = ""
     hot: dict[str, Tried] = field(default_factory=dict)
 
     def hot_asked(self, path: str, until_s: float) -> None:

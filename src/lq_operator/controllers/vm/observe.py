@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from lq_operator.api.base import FINALIZER
 from lq_operator.api.node import HypervisorNode
-from lq_operator.api.vm import VirtualMachine
+from lq_operator.api.vm import HeartbeatStatus, VirtualMachine
 from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.controllers.runtime.awaited import awaited_hosts
 from lq_operator.controllers.runtime.guestbook import GuestBook
@@ -17,6 +17,7 @@ from lq_operator.controllers.vm.memory import VmMemory
 from lq_operator.controllers.vm.prepare import Prepared
 from lq_operator.convert.power import declared_of, wanted_of
 from lq_operator.core.failover.facts import Actor, Knowledge, Role, Tombstone
+from lq_operator.core.lifecycle.heartbeat import Heartbeat, Pulse, Remedy
 from lq_operator.core.lifecycle.operations import Effect, Operation, Outcome, Shown, judge_operations, taken_back
 from lq_operator.core.lifecycle.power import Power, RestartPolicy, Verb
 from lq_operator.core.lifecycle.world import Lack, PlacedHost, Run, VmWorld, Wish
@@ -93,7 +94,23 @@ class Observer:
             scheduling=vm.status.scheduling.message if vm.status.scheduling else "",
             fresh=fresh,
             awaited=awaited_hosts(self.store, self.book) if vm.deleting else (),
+            heartbeat=_heartbeat(vm),
+            pulse=self._pulse(vm, identity, placement, memory),
         )
+
+    def _pulse(self, vm: VirtualMachine, identity: Identity, placement: Placement | None, memory: VmMemory) -> Pulse:
+        """What was heard of the run on the placed host, over the connection that is open to it now."""
+        entry, before = self.host(placement), vm.status.heartbeat or HeartbeatStatus()
+        domain = entry.domains.get(identity.domain_name) if entry is not None else None
+        if vm.spec.heartbeat is None or entry is None or domain is None:
+            return Pulse()
+        tried = before.tries + bool(memory.remedied)
+        heard = self.guests.heard(identity, domain.epoch, entry.host)
+        known = bool(before.answered) and before.answered == str(domain.epoch or "") and not memory.remedied
+        if heard is None:
+            return Pulse(answered=known, tried=tried)
+        silent_s = None if heard.silent_since_s is None else self.clock.mono_s() - heard.silent_since_s
+        return Pulse(heard.answers, known or heard.answers, silent_s, tried)
 
     def host(self, placement: Placement | None) -> OwnedHost | None:
         """The placed host where it can be acted on: the node AND the UUID are those of the placement."""
@@ -172,6 +189,11 @@ class Observer:
             return ()
         message = f"{memory.start_error}; tried again in {left_s:.0f} s"
         return (Lack(memory.start_reason, message, again_s=left_s),)
+
+
+def _heartbeat(vm: VirtualMachine) -> Heartbeat | None:
+    asked = vm.spec.heartbeat
+    return None if asked is None else Heartbeat(Remedy(asked.action), float(asked.after_seconds), asked.tries)
 
 
 def _wish(vm: VirtualMachine, effect: Effect, memory: VmMemory) -> Wish:

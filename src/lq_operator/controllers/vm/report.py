@@ -27,6 +27,7 @@ from lq_operator.controllers.vm.changes import (
     change_events,
     told_changes,
 )
+from lq_operator.controllers.vm.health import GUEST_HUNG, health_of, hung_condition, hung_event
 from lq_operator.controllers.vm.hotchange import UNSEEN, Hot
 from lq_operator.controllers.vm.memory import VmMemory
 from lq_operator.controllers.vm.prepare import Prepared
@@ -44,7 +45,7 @@ MANAGER = "lq-vm"
 OPERATION_MANAGER = "lq-vmop"
 STABLE_S = 600.0
 """After this long a guest's restarts are counted from zero again, as Kubernetes does with its back-off."""
-MY_CONDITIONS = ("Ready", "Reconciling", "Stalled", RESTART_REQUIRED, PENDING_CHANGES)
+MY_CONDITIONS = ("Ready", "Reconciling", "Stalled", RESTART_REQUIRED, PENDING_CHANGES, GUEST_HUNG)
 
 SCHEDULED_MANAGER = "lq-scheduler"
 """Scheduled has one manager, whoever writes it: no apply of the other's conditions takes it away."""
@@ -101,6 +102,8 @@ class Reporter:
         effective = _effective(vm, prepared, started_hash, guest_abi, hot)
         changes = told_changes(vm, hot, running=running or decision.state == "Unknown")
         conditions = change_conditions(conditions, changes, hot, generation=vm.metadata.generation, now=now)
+        health = health_of(vm, world, effect, memory, now)
+        conditions = hung_condition(conditions, vm, decision, running=running, now=now)
         status: dict[str, Any] = {
             "observedGeneration": vm.metadata.generation,
             "conditions": dump_conditions(only(conditions, MY_CONDITIONS)),
@@ -108,6 +111,7 @@ class Reporter:
             "effective": _dump(effective),
             "hardware": _dump(guest_abi),
             "guest": _dump(guest),
+            "heartbeat": None if health is None else _dump(health),
             "addresses": list(dict.fromkeys([*claimed, *addresses])) if running else [],
             "interfaces": [_dump(interface) for interface in interfaces],
             "disks": [_dump(disk) for disk in _disks(vm, prepared, _kept_disks(vm, hot, running=running))],
@@ -118,8 +122,11 @@ class Reporter:
             await self._unscheduled(vm, world, decision, now)
         except (NotFound, Conflict):
             return
+        memory.remedied = ""
         if wrote:
             self._tell(vm, decision)
+            if event := hung_event(vm, conditions, health):
+                self.events.emit(vm, *event[:2], warning=event[2])
         for reason, message, warning in change_events(vm, changes, hot):
             self.events.emit(vm, reason, message, warning=warning)
 

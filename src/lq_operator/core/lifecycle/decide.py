@@ -13,6 +13,7 @@ from lq_operator.core.actions import (
     AskStop,
     CutOff,
     Depart,
+    EndHang,
     LeaveTombstones,
     PauseGuest,
     RemoveFinalizer,
@@ -28,6 +29,7 @@ from lq_operator.core.failover.facts import Proof, highest, tombstones_of
 from lq_operator.core.failover.guards import Reason, Refusal
 from lq_operator.core.failover.protocol import transition
 from lq_operator.core.failover.requests import Bind, Commit, Displace, Register, Release, Request
+from lq_operator.core.lifecycle.heartbeat import Remedy, judge
 from lq_operator.core.lifecycle.power import Ending, Power, after_end, ending_of
 from lq_operator.core.lifecycle.world import Decision, Lack, PlacedHost, Standing, VmWorld
 from lq_operator.core.model import DomainSeen, DomainState, HostUUID, Phase
@@ -327,7 +329,14 @@ def _run(world: VmWorld, placed: PlacedHost, domain: DomainSeen) -> Decision:
         "from-snapshot",
     ):
         return Decision("Paused", Standing.WORKING, "Resuming", actions=(ResumeGuest(placed.node),))
-    return _settled(world, domain, DomainState.RUNNING)
+    settled = _settled(world, domain, DomainState.RUNNING)
+    if world.heartbeat is None or domain.state is not DomainState.RUNNING:
+        return settled
+    verdict = judge(world.heartbeat, world.pulse)
+    if verdict.remedy is Remedy.NONE:
+        return replace(settled, hang=verdict, requeue_s=verdict.again_s)
+    end = EndHang(placed.node, domain.epoch, verdict.remedy)
+    return Decision("Running", Standing.WORKING, "GuestHung", verdict.message, actions=(end,), hang=verdict)
 
 
 def _settled(world: VmWorld, domain: DomainSeen, wanted: DomainState) -> Decision:

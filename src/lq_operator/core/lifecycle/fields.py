@@ -129,6 +129,7 @@ FIELDS: dict[str, Row] = {
     "spec.vnc": Row(CYCLE, observed="host: graphics of the definition"),
     "spec.consoleLog": Row(CYCLE, observed="host: serial of the definition"),
     "spec.watchdog": Row(CYCLE, observed="host: watchdog of the definition"),
+    "spec.heartbeat": Row(NOTHING, "Read each time its agent is asked: at once for a VM that runs."),
     "spec.powerState": Row(NOTHING, "It is what starts, stops, pauses and suspends."),
     "spec.restartPolicy": Row(NOTHING, "Read when the guest ends."),
     "spec.shutdown": Row(NOTHING, "Read when it is stopped."),

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from lq_operator.core.actions import Action
 from lq_operator.core.failover.facts import Actor, HostView, Knowledge, Proof, Stamp
+from lq_operator.core.lifecycle.heartbeat import Heartbeat, Pulse, Verdict
 from lq_operator.core.lifecycle.power import Power, RestartPolicy
 from lq_operator.core.model import DomainSeen, Epoch, Identity, NodeName, Placement
 
@@ -100,6 +101,8 @@ class VmWorld:
     scheduling: str = ""
     fresh: bool = False
     awaited: tuple[NodeName, ...] = ()
+    heartbeat: Heartbeat | None = None
+    pulse: Pulse = field(default_factory=Pulse)
 
 
 class Standing(StrEnum):
@@ -118,6 +121,7 @@ class Decision:
     `give_up`: the wish is over by the restart policy: from now on Stopped is wanted, and `reason` says why.
     `restart_in_s`: an automatic start waits that long. `counts_restart`: the start is an automatic one.
     `look`: nothing can be decided before the placed host was listed again: ask once more with a fresh world.
+    `hang`: what spec.heartbeat makes of a guest that should run and does; None where it says nothing.
     """
 
     state: str
@@ -130,3 +134,4 @@ class Decision:
     restart_in_s: float | None = None
     counts_restart: bool = False
     look: bool = False
+    hang: Verdict | None = None

@@ -1,0 +1,126 @@
+"""spec.heartbeat and spec.watchdog on guests that really hang, judged by what the guest counts and by its QEMU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.e2e.datacenter import Datacenter, Object, condition, vm_manifest
+
+from lq_operator.lab.errors import LabError
+
+AFTER_S = 15
+"""An emulated guest on a busy machine takes seconds to answer, not this long."""
+CRASH = "echo 0 > /proc/sys/kernel/panic; echo c > /proc/sysrq-trigger"
+"""The kernel panics and stays there: nothing is cut off, nothing boots by itself."""
+FREEZE = "kill -STOP $(pidof qemu-ga)"
+"""The agent holds its channel open, as in a guest that gets no CPU."""
+ARM = """
+for d in /sys/bus/pci/devices/*; do [ "$(cat $d/device)" = 0x25ab ] && W=$d; done
+printf '\\004\\000' | dd of=$W/config bs=2 seek=48 count=1 conv=notrunc 2>/dev/null
+printf '\\002' | dd of=$W/config bs=1 seek=104 count=1 conv=notrunc 2>/dev/null
+"""
+"""Arms the i6300esb without a driver (Debian's cloud kernel has none): 1 MHz clock, then enabled; nobody feeds it, so it
+fires within two seconds."""
+
+
+@pytest.fixture(scope="module")
+def guest(dc: Datacenter) -> Iterator[str]:
+    heartbeat = {"action": "Reset", "afterSeconds": AFTER_S, "tries": 2}
+    dc.apply(vm_manifest("care", heartbeat=heartbeat, shutdown={"gracePeriodSeconds": 0}))
+    dc.wait_guest("care")
+    yield "care"
+    dc.delete("VirtualMachine", "care")
+    dc.wait_gone("VirtualMachine", "care")
+
+
+def begin(dc: Datacenter, vm: str, script: str) -> None:
+    """Start a script in the guest that the agent does not survive: nobody asks how it ended."""
+    dc.agent(vm, "guest-exec", path="/bin/sh", arg=["-c", script])
+
+
+def boots(dc: Datacenter, vm: str) -> int:
+    """How often it has booted, by the guest's own disk."""
+    return int(dc.guest(vm, "cat /disk/boots"))
+
+
+def hung(vm: Object) -> tuple[str, str]:
+    found = condition(vm, "GuestHung")
+    return found.get("status", ""), found.get("reason", "")
+
+
+def is_back(vm: Object, tries: int) -> bool:
+    return hung(vm) == ("False", "Answers") and vm["status"]["heartbeat"].get("tries", 0) == tries
+
+
+def reasons(dc: Datacenter, vm: str) -> set[str]:
+    """Of the Events about it."""
+    selector = f"involvedObject.name={vm},involvedObject.kind=VirtualMachine"
+    out = dc.kubectl("get", "events", "--field-selector", selector, "-o", "jsonpath={.items[*].reason}")
+    return set(out.split())
+
+
+def test_panicked_guest_is_reset_and_counts_one_boot_more(dc: Datacenter, guest: str) -> None:
+    dc.wait_for("VirtualMachine", guest, lambda o: is_back(o, 0))
+    before, pid, epoch = boots(dc, guest), dc.qemu_pid(guest), dc.metadata(guest)["epoch"]
+    begin(dc, guest, CRASH)
+    vm = dc.wait_for("VirtualMachine", guest, lambda o: is_back(o, 1))
+    assert vm["status"]["heartbeat"]["lastAction"] == "Reset"
+    assert boots(dc, guest) == before + 1
+    assert (dc.qemu_pid(guest), dc.metadata(guest)["epoch"]) == (pid, epoch)
+    dc.until(lambda: {"GuestHungReset", "GuestBack"} <= reasons(dc, guest), say=lambda: f"{reasons(dc, guest)}")
+
+
+def test_agent_that_was_stopped_and_pause_and_reboot_are_no_hang(dc: Datacenter, guest: str) -> None:
+    before = boots(dc, guest)
+    begin(dc, guest, "kill $(pidof qemu-ga); sleep 20; qemu-ga -m virtio-serial -p /dev/vport*p1 -t /run -d")
+    dc.wait_for("VirtualMachine", guest, lambda o: hung(o) == ("False", "NotListening"))
+    dc.wait_for("VirtualMachine", guest, lambda o: hung(o) == ("False", "Answers"))
+    assert dc.do(guest, "Pause")["phase"] == "Succeeded"
+    dc.wait_for("VirtualMachine", guest, lambda o: hung(o)[0] == "Unknown")
+    assert dc.do(guest, "Resume")["phase"] == "Succeeded"
+    dc.wait_for("VirtualMachine", guest, lambda o: hung(o) == ("False", "Answers"))
+    assert boots(dc, guest) == before
+
+
+def test_agent_that_stands_still_after_an_operator_restart_gets_the_second_try_and_then_it_is_given_up(
+    dc: Datacenter, guest: str
+) -> None:
+    """SIGSTOP holds the agent's channel open, as a guest does that has no CPU for it. The policy is changed live."""
+    before, epoch = boots(dc, guest), dc.metadata(guest)["epoch"]
+    begin(dc, guest, FREEZE)
+    dc.lab.supervisor.kill("lq-operator-run")
+    dc.patch("VirtualMachine", guest, {"spec": {"heartbeat": {"action": "Restart"}}})
+    vm = dc.wait_for("VirtualMachine", guest, lambda o: is_back(o, 2))
+    assert dc.metadata(guest)["epoch"] not in (epoch, "")
+    assert vm["status"]["power"]["restarts"] == 1
+    assert boots(dc, guest) == before + 1
+    begin(dc, guest, FREEZE)
+    dc.wait_for("VirtualMachine", guest, lambda o: hung(o) == ("True", "GivenUp"))
+    with pytest.raises(LabError):
+        dc.agent(guest, "guest-ping")
+
+
+@pytest.mark.parametrize("action", ["reset", "poweroff"])
+def test_watchdog_that_nobody_feeds(dc: Datacenter, action: str) -> None:
+    """By its host, without us; after poweroff restartPolicy OnFailure starts it anew: its QEMU did not end in order."""
+    name = f"watchdog-{action}"
+    dc.apply(vm_manifest(name, watchdog=action, restartPolicy="OnFailure", shutdown={"gracePeriodSeconds": 0}))
+    dc.wait_guest(name)
+    before, epoch = boots(dc, name), dc.metadata(name)["epoch"]
+    begin(dc, name, ARM)
+    dc.until(lambda: "WatchdogFired" in reasons(dc, name), say=lambda: f"{reasons(dc, name)}")
+    if action == "poweroff":
+        dc.wait_for("VirtualMachine", name, lambda o: o["status"]["power"]["restarts"] == 1)
+    dc.until(lambda: rebooted(dc, name, before), say=lambda: "it has not booted again")
+    assert (dc.metadata(name)["epoch"] == epoch) == (action == "reset")
+    dc.delete("VirtualMachine", name)
+    dc.wait_gone("VirtualMachine", name)
+
+
+def rebooted(dc: Datacenter, vm: str, before: int) -> bool:
+    """It answers, and has counted one boot more."""
+    try:
+        return boots(dc, vm) == before + 1
+    except (LabError, AssertionError):
+        return False
