@@ -40,6 +40,7 @@ from lq_operator.controllers.runtime.refs import Namespaces
 from lq_operator.controllers.runtime.tenure import Tenure
 from lq_operator.controllers.runtime.wiring import Routes
 from lq_operator.controllers.vm.act import Actor
+from lq_operator.controllers.vm.addresses import Addresses
 from lq_operator.controllers.vm.controller import VmController
 from lq_operator.controllers.vm.hotchange import HotChanger
 from lq_operator.controllers.vm.memory import Memories
@@ -174,6 +175,7 @@ class HostSet:
             w.resources,
             self._namespaces,
             self._attachments,
+            Addresses(w.store, w.resources, w.clock),
             self._observer,
             Actor(w.store, w.resources, self.book, self.guests, starter),
             HotChanger(w.store, self.book, starter, self._attachments),

@@ -7,22 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
-from lq_operator.api.base import FINALIZER, LocalRef, ObjectMeta, OwnerReference, SharedRef
-from lq_operator.api.network import AddressClaim, AddressClaimSpec, VirtualNetwork, claim_name
-from lq_operator.api.vm import Interface, VirtualMachine
+from lq_operator.api.base import FINALIZER, ObjectMeta, OwnerReference
+from lq_operator.api.network import AddressClaim, VirtualNetwork
+from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.volume import Volume, VolumeSpec
 from lq_operator.controllers.runtime.refs import VM_LABEL, Refs, volume_name
+from lq_operator.controllers.vm.addresses import Addresses
 from lq_operator.core.lifecycle.world import Lack
 from lq_operator.core.model import Identity
-from lq_operator.core.network.ipam import Subnet
 from lq_operator.core.result import Conflict
 from lq_operator.core.units import parse_bytes
 from lq_operator.ports import Resources, Store
-
-CLAIM_ATTEMPTS = 16
-"""Addresses to try when others take the first free one at the same moment."""
 
 
 @dataclass(slots=True)
@@ -39,7 +35,8 @@ async def ensure_children(
     refs: Refs,
     store: Store,
     resources: Resources,
-    in_use: Mapping[str, tuple[Identity, str]] = MappingProxyType({}),
+    addresses: Addresses,
+    in_use: Mapping[str, tuple[Identity, str]],
 ) -> Children:
     """Create what is missing. Safe to repeat at any point.
 
@@ -55,7 +52,11 @@ async def ensure_children(
             continue
         network = refs.network(interface.network_ref, f"spec.interfaces[{interface.name}].networkRef")
         if isinstance(network, VirtualNetwork):
-            await _ensure_claim(vm, identity, interface, network, store, resources, children, in_use)
+            claim = await addresses.ensure(vm, identity, interface, network, in_use)
+            if isinstance(claim, Lack):
+                children.lacks.append(claim)
+            else:
+                children.claims[interface.name] = claim
     return children
 
 
@@ -123,105 +124,6 @@ def owner_of(vm: VirtualMachine) -> OwnerReference:
     """The VM as owner, so that its objects are collected after it."""
     return OwnerReference(
         api_version=vm.api_version, kind=vm.kind_name, name=vm.metadata.name, uid=vm.metadata.uid, controller=True
-    )
-
-
-async def _ensure_claim(
-    vm: VirtualMachine,
-    identity: Identity,
-    interface: Interface,
-    network: VirtualNetwork,
-    store: Store,
-    resources: Resources,
-    children: Children,
-    in_use: Mapping[str, tuple[Identity, str]],
-) -> None:
-    claims = [c for c in store.list(AddressClaim) if _is_of(c, network)]
-    mine = next((c for c in claims if _is_mine(c, vm, interface.name, interface.address)), None)
-    if mine is not None:
-        children.claims[interface.name] = mine
-        return
-    where = f"spec.interfaces[{interface.name}]"
-    if network.spec.subnet is None:
-        children.lacks.append(
-            Lack("NoSubnet", f"{where}: VirtualNetwork {network.key} has no subnet to claim from", stalled=True)
-        )
-        return
-    subnet = subnet_of(network)
-    claimed = {claim.spec.address for claim in claims}
-    taken = claimed | set(in_use)
-    had = [a for a, user in in_use.items() if user == (identity, interface.name) and a not in claimed]
-    kept = next((address for address in had if not subnet.why_not(address)), None)
-    for attempt in range(CLAIM_ATTEMPTS):
-        address = interface.address or (kept if attempt == 0 else None) or subnet.first_free(taken, skip=attempt)
-        problem = subnet.why_not(address) if address else f"VirtualNetwork {network.key} has no free address"
-        if problem or address is None:
-            children.lacks.append(Lack("NoAddress", f"{where}: {problem}", stalled=bool(interface.address)))
-            return
-        try:
-            children.claims[interface.name] = await resources.create(_claim(vm, identity, interface, network, address))
-        except Conflict:
-            # The watch may not have shown our own yet (a lost answer, a predecessor that has just died).
-            name = claim_name(network.metadata.name, address)
-            there = await resources.get(AddressClaim, network.metadata.namespace, name)
-            if there is not None and _is_mine(there, vm, interface.name, interface.address):
-                children.claims[interface.name] = there
-                return
-            if interface.address:
-                children.lacks.append(
-                    Lack(
-                        "AddressTaken",
-                        f"{where}.address: {address} is claimed already (AddressClaim {claim_name(network.metadata.name, address)})",
-                        stalled=True,
-                    )
-                )
-                return
-            continue
-        return
-    children.lacks.append(Lack("NoAddress", f"{where}: {CLAIM_ATTEMPTS} addresses in a row were taken meanwhile"))
-
-
-def subnet_of(network: VirtualNetwork) -> Subnet:
-    """The network's addresses as the core knows them."""
-    dhcp = network.spec.dhcp_range
-    assert network.spec.subnet is not None
-    return Subnet(network.spec.subnet, network.spec.gateway or "", (dhcp.start, dhcp.end) if dhcp else None)
-
-
-def _is_of(claim: AddressClaim, network: VirtualNetwork) -> bool:
-    return (
-        claim.metadata.namespace == network.metadata.namespace and claim.spec.network_ref.name == network.metadata.name
-    )
-
-
-def _is_mine(claim: AddressClaim, vm: VirtualMachine, interface: str, address: str | None) -> bool:
-    of = claim.spec.vm
-    return (
-        of is not None
-        and of.name == vm.metadata.name
-        and (of.namespace or claim.metadata.namespace) == vm.metadata.namespace
-        and claim.spec.interface in ("", interface)
-        and (address is None or claim.spec.address == address)
-        and not claim.deleting
-    )
-
-
-def _claim(
-    vm: VirtualMachine, identity: Identity, interface: Interface, network: VirtualNetwork, address: str
-) -> AddressClaim:
-    return AddressClaim(
-        metadata=ObjectMeta(
-            name=claim_name(network.metadata.name, address),
-            namespace=network.metadata.namespace,
-            labels={VM_LABEL: vm.metadata.name},
-        ),
-        spec=AddressClaimSpec(
-            network_ref=LocalRef(name=network.metadata.name),
-            address=address,
-            vm=SharedRef(name=vm.metadata.name, namespace=vm.metadata.namespace),
-            interface=interface.name,
-            mac=interface.mac or identity.mac(interface.name),
-        ),
     )
 
 

@@ -12,6 +12,7 @@ from lq_operator.controllers.runtime.placements import on_a_host, placement_of
 from lq_operator.controllers.runtime.refs import Namespaces, Refs
 from lq_operator.controllers.runtime.statefiles import STATE_POOL, suspended_epochs
 from lq_operator.controllers.vm.act import Actor
+from lq_operator.controllers.vm.addresses import Addresses
 from lq_operator.controllers.vm.children import Children, ensure_children
 from lq_operator.controllers.vm.hotchange import HotChanger
 from lq_operator.controllers.vm.memory import Memories, VmMemory
@@ -44,6 +45,7 @@ class VmController:
     resources: Resources
     namespaces: Namespaces
     attachments: Attachments
+    addresses: Addresses
     observer: Observer
     actor: Actor
     hotchanger: HotChanger
@@ -146,7 +148,7 @@ class VmController:
         children = Children()
         if should_run(vm) and placement is not None:
             in_use = self.observer.book.addresses()
-            children = await ensure_children(vm, identity, refs, self.store, self.resources, in_use)
+            children = await ensure_children(vm, identity, refs, self.store, self.resources, self.addresses, in_use)
         node = placement.node if placement is not None and placement.phase is not Phase.RELEASED else None
         return prepare(vm, identity, node, refs, self.store, self.attachments, children)
 

@@ -10,7 +10,8 @@ from lq_operator.api.vm import Interface, VirtualMachine
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.runtime.attachments import Attachments
 from lq_operator.controllers.runtime.refs import Refs, disk_volumes
-from lq_operator.controllers.vm.children import Children, subnet_of
+from lq_operator.controllers.vm.addresses import subnet_of
+from lq_operator.controllers.vm.children import Children
 from lq_operator.convert.domain import ResolvedDisk, ResolvedNic, Size
 from lq_operator.convert.seed import SeedNic
 from lq_operator.core.lifecycle.world import Lack

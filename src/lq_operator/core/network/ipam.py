@@ -44,13 +44,20 @@ class Subnet:
         first, last = self.dhcp
         return ipaddress.IPv4Address(first) <= ip <= ipaddress.IPv4Address(last)
 
-    def first_free(self, taken: Set[str], *, skip: int = 0) -> str | None:
-        """The first address that may be claimed and is not taken, after `skip` free ones (to step aside of a race)."""
-        for ip in ipaddress.IPv4Network(self.cidr, strict=False).hosts():
-            address = str(ip)
-            if address in taken or self.why_not(address):
+    def first_free(self, taken: Set[str], *, begin: int = 0) -> str | None:
+        """An address that may be claimed and is not taken: the lowest, or, going round, the first from place `begin`.
+
+        `begin` may be any number: it is taken modulo the size of the subnet, so a hash serves.
+        """
+        network = ipaddress.IPv4Network(self.cidr, strict=False)
+        first, count = int(network.network_address) + 1, network.num_addresses - 2
+        gateway = int(ipaddress.IPv4Address(self.effective_gateway()))
+        low, high = (int(ipaddress.IPv4Address(end)) for end in self.dhcp) if self.dhcp else (0, -1)
+        for place in range(begin, begin + count):
+            number = first + place % count
+            if number == gateway or low <= number <= high:
                 continue
-            if skip == 0:
+            address = str(ipaddress.IPv4Address(number))
+            if address not in taken:
                 return address
-            skip -= 1
         return None

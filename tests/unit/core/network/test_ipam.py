@@ -37,17 +37,26 @@ def test_why_not(address: str, why: str) -> None:
     assert bool(said) == bool(why)
 
 
-def test_stepping_aside_of_a_race() -> None:
-    assert NET.first_free(set(), skip=1) == "10.0.0.3"
-    assert NET.first_free(set(), skip=9) is None
+def test_the_search_may_begin_anywhere_and_goes_round() -> None:
+    assert [NET.first_free(set(), begin=begin) for begin in range(6)] == [
+        "10.0.0.2",
+        "10.0.0.2",
+        "10.0.0.3",
+        "10.0.0.6",
+        "10.0.0.6",
+        "10.0.0.6",
+    ]
+    assert NET.first_free({"10.0.0.6"}, begin=5) == "10.0.0.2"
+    assert NET.first_free({"10.0.0.2", "10.0.0.3", "10.0.0.6"}, begin=5) is None
 
 
-@given(st.integers(16, 30), st.integers(0, 2**16), st.sets(st.integers(1, 12)))
-def test_what_is_free_may_be_claimed(prefix: int, base: int, taken: set[int]) -> None:
+@given(st.integers(16, 30), st.integers(0, 2**16), st.sets(st.integers(1, 12)), st.integers(0, 2**64))
+def test_what_is_free_may_be_claimed(prefix: int, base: int, taken: set[int], begin: int) -> None:
     network = ipaddress.IPv4Network((0x0A000000 + base * 256, prefix), strict=False)
     subnet = Subnet(str(network))
     used = {str(network.network_address + n) for n in taken}
-    found = subnet.first_free(used)
+    found = subnet.first_free(used, begin=begin)
+    assert (found is None) == (subnet.first_free(used) is None)
     if found is not None:
         assert subnet.why_not(found) == ""
         assert found not in used
