@@ -213,6 +213,11 @@ class Host(Protocol):
         """File and device, under the running guest. Never smaller."""
         ...
 
+    async def set_medium(self, plan: DomainPlan, drive: str, *, force: bool) -> None:
+        """What lies in that CD-ROM drive becomes that of the plan ('' = nothing). Rejected while the guest has the tray
+        locked, unless `force`. NotFound: the running guest has no such drive."""
+        ...
+
     async def attach_nic(self, plan: DomainPlan, nic: str) -> None: ...
     async def detach_nic(self, domain_name: str, nic: str) -> None:
         """As detach_disk."""

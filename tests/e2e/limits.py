@@ -383,6 +383,14 @@ FIELDS: dict[str, dict[str, Limit]] = {
         "spec.disks[].cache": Words(("none", "writeback", "writethrough")),
         "spec.disks[].limits.iops": Int(10, 10_000_000),
         "spec.disks[].limits.bandwidth": QUANTITY,
+        "spec.cdroms": Items(4, lambda i: {"name": f"d{i}"}),
+        "spec.cdroms[]": Needs(("name",)),
+        "spec.cdroms[].name": LABEL,
+        **shared_ref("spec.cdroms[].medium.imageRef"),
+        "spec.cdroms[].medium.poolRef": NAME,
+        **ref("spec.cdroms[].medium.volumeRef"),
+        "spec.cdroms[].bus": Words(("sata", "scsi")),
+        "spec.cdroms[].bootOrder": Int(1, 64),
         "spec.interfaces": Items(16, lambda i: {"name": f"e{i}", "networkRef": {"name": "n"}}),
         "spec.interfaces[]": Needs(("name", "networkRef")),
         "spec.interfaces[].name": LABEL,
@@ -509,6 +517,7 @@ SEEDS: dict[str, Any] = {
     "taints[]": {"key": "k"},
     "matchExpressions[]": {"key": "k", "operator": "In", "values": ["v"]},
     "disks[]": {"name": "d"},
+    "cdroms[]": {"name": "c"},
     "template": {"size": "10Gi"},
     "interfaces[]": {"name": "e", "networkRef": {"name": "n"}},
     "affinity[]": {"selector": {}},
@@ -612,6 +621,7 @@ ALLOWED_RULES = ("selector is required when from is Selector", "selector is for 
 
 _TOO_LONG_64 = {"metadata.name": "a" * 64}
 _DISK = {"name": "a", "volumeRef": {"name": "v"}}
+_DRIVE = {"name": "c", "medium": {"volumeRef": {"name": "v"}}}
 _NIC = {"name": "e", "networkRef": {"name": "n"}}
 _NAT = {"spec.type": "nat", "spec.subnet": "10.0.0.0/24"}
 _CLASS = {"spec.className": "small", "spec.cpu": ..., "spec.memory": ...}
@@ -789,6 +799,35 @@ RULES: list[Rule] = [
         {"spec.disks": [{**_DISK, "bootOrder": 2}], "spec.interfaces": [{**_NIC, "bootOrder": 2}]},
         allowed=({"spec.disks": [{**_DISK, "bootOrder": 2}], "spec.interfaces": [{**_NIC, "bootOrder": 1}]},),
     ),
+    *(
+        Rule("VirtualMachine", "a medium is either imageRef or volumeRef", {"spec.cdroms": [{"name": "c", "medium": medium}]}, allowed=({"spec.cdroms": [_DRIVE]}, {"spec.cdroms": [{"name": "c"}]}))
+        for medium in ({}, {"imageRef": {"name": "i"}, "volumeRef": {"name": "v"}})
+    ),
+    Rule(
+        "VirtualMachine",
+        "medium.poolRef is for imageRef only: a Volume has its pool already",
+        {"spec.cdroms": [{"name": "c", "medium": {"volumeRef": {"name": "v"}, "poolRef": "p"}}]},
+        allowed=({"spec.cdroms": [{"name": "c", "medium": {"imageRef": {"name": "i"}, "poolRef": "p"}}]},),
+    ),
+    Rule("VirtualMachine", "cdroms[].bootOrder: each number may be used once", {"spec.cdroms": [{"name": n, "bootOrder": 1} for n in "ab"]}),
+    *(
+        Rule(
+            "VirtualMachine",
+            "bootOrder: CD-ROM drives count together with disks and interfaces, each number may be used once",
+            {"spec.cdroms": [{"name": "c", "bootOrder": 2}], **other},
+            allowed=({"spec.cdroms": [{"name": "c", "bootOrder": 1}], **other},),
+        )
+        for other in ({"spec.disks": [{**_DISK, "bootOrder": 2}]}, {"spec.interfaces": [{**_NIC, "bootOrder": 2}]})
+    ),
+    *(
+        Rule(
+            "VirtualMachine",
+            "cdroms[].medium.volumeRef: each volume may be used once, as a medium or as a disk",
+            change,
+            allowed=({"spec.disks": [_DISK], "spec.cdroms": [{"name": "c", "medium": {"volumeRef": {"name": "w"}}}]},),
+        )
+        for change in ({"spec.cdroms": [_DRIVE], "spec.disks": [_DISK]}, {"spec.cdroms": [_DRIVE, {**_DRIVE, "name": "b"}]})
+    ),
     Rule("VirtualMachine", "interfaces[].mac: each address may be used once", {"spec.interfaces": [{**_NIC, "name": n, "mac": "52:54:00:aa:bb:01"} for n in "ab"]}),
     Rule("VirtualMachine", "disks[].volumeRef: each volume may be used once", {"spec.disks": [_DISK, {**_DISK, "name": "b"}]}),
     Rule("VirtualMachine", "tolerations[].key is required with operator Equal", {"spec.placement": {"tolerations": [{"value": "v"}]}}, allowed=({"spec.placement": {"tolerations": [{"operator": "Exists"}]}},)),
@@ -806,6 +845,7 @@ RULES: list[Rule] = [
 
 DUPLICATES: list[tuple[str, str, list[Any]]] = [
     ("VirtualMachine", "spec.disks", [_DISK, {**_DISK, "volumeRef": {"name": "w"}}]),
+    ("VirtualMachine", "spec.cdroms", [_DRIVE, {"name": "c"}]),
     ("VirtualMachine", "spec.interfaces", [_NIC, _NIC]),
     ("HypervisorCluster", "spec.physicalNetworks", [{"name": "n", "bridge": "a"}, {"name": "n", "bridge": "b"}]),
     ("HypervisorNode", "spec.taints", [{"key": "k", "value": "a"}, {"key": "k", "value": "b", "effect": "NoSchedule"}]),

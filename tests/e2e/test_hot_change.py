@@ -6,12 +6,14 @@ a disk) QEMU is asked.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.datacenter import NAMESPACE, Datacenter, condition, lq, vm_manifest
+from tests.e2e.datacenter import NAMESPACE, Datacenter, condition, diskless, lq, reason, vm_manifest
 
 from lq_operator.lab.errors import LabError
 
@@ -24,11 +26,17 @@ ROOT = {
 }
 
 
+def _cd(medium: dict[str, Any] | None, **more: Any) -> list[dict[str, Any]]:
+    """One drive. The lab's guest has no driver for sata."""
+    return [{"name": "cd", "bus": "scsi", **({"medium": medium} if medium else {}), **more}]
+
+
 def spec(**changes: Any) -> dict[str, Any]:
     base = {
         "cpu": {"count": 1, "maxCount": 2},
         "memory": {"size": "256Mi", "maxSize": "512Mi"},
         "disks": [ROOT],
+        "cdroms": _cd(None),
         "interfaces": [{"name": "eth0", "networkRef": NET, "addressing": "Claim"}],
     }
     return base | changes
@@ -189,6 +197,76 @@ def test_interfaces_come_are_plugged_elsewhere_and_go(dc: Datacenter, hot: str) 
     dc.wait_for("VirtualMachine", hot, settled)
     dc.delete("VirtualNetwork", "island")
     assert dc.boot_id(hot) == boot
+
+
+def _iso(dc: Datacenter, name: str) -> dict[str, Any]:
+    """An Image that begins with its name; the medium of it."""
+    content = f"disc {name}".encode().ljust(2**20, b"\0")
+    (Path(dc.lab.www_dir) / f"{name}.iso").write_bytes(content)
+    source = {
+        "url": f"{dc.lab.www_url}/{name}.iso",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "format": "raw",
+    }
+    dc.apply(lq("Image", name, {"source": source}))
+    return {"imageRef": {"name": name}, "poolRef": "shared"}
+
+
+DISC = "head -c 10 /dev/sr0 2>/dev/null || echo none"
+HOLD = "(exec 3</dev/sr0; echo $$ >/run/holder; sleep 1000) >/dev/null 2>&1 & sleep 1"
+"""Linux locks the tray while somebody has the drive open."""
+LET_GO = "pkill -f 'sleep 1000' || kill $(pidof sleep)"
+
+
+def test_a_medium_comes_is_exchanged_and_goes(dc: Datacenter, hot: str) -> None:
+    boot, cpu = dc.boot_id(hot), {"count": 2, "maxCount": 2}
+    red, blue = _iso(dc, "red-1"), _iso(dc, "blue2")
+    assert dc.guest(hot, DISC).strip() == "none"
+    assert "power cycle" not in apply(dc, cpu=cpu, cdroms=_cd(red))
+    sees(dc, DISC, "disc red-1")
+    vm = dc.wait_for("VirtualMachine", hot, settled)
+    assert vm["status"]["cdroms"][0]["inserted"] == f"{NAMESPACE}/red-1"
+    # Another VM reads the very same file.
+    dc.apply(diskless("reader", cdroms=_cd(red)))
+    dc.wait_state("reader", "Running")
+    assert _medium(dc, "reader") == _medium(dc, hot) != ""
+    # While the guest holds the tray, the new one waits, and says how to get on.
+    dc.guest(hot, HOLD)
+    apply(dc, cpu=cpu, cdroms=_cd(blue))
+    vm = dc.wait_for("VirtualMachine", hot, lambda o: condition(o, "PendingChanges").get("reason") == "HotChangeFailed")
+    (change,) = vm["status"]["changes"]
+    assert (change["path"], change["effect"]) == ("spec.cdroms[cd].medium", "Live")
+    assert "locked the tray" in change["message"]
+    assert "spec.cdroms[cd].forceEject" in change["message"]
+    assert "red-1" in _medium(dc, hot)
+    assert vm["status"]["cdroms"][0]["inserted"] == f"{NAMESPACE}/red-1"
+    dc.guest(hot, LET_GO)
+    sees(dc, DISC, "disc blue2")
+    dc.wait_for("VirtualMachine", hot, settled)
+    # An Image in a drive is not deleted under it.
+    dc.delete("Image", "red-1")
+    image = dc.wait_for("Image", "red-1", lambda o: reason(o) == "InUse")
+    assert f"VirtualMachine {NAMESPACE}/reader" in condition(image, "Ready")["message"]
+    dc.apply(diskless("reader", cdroms=_cd(None)))
+    dc.wait_gone("Image", "red-1")
+    assert _medium(dc, "reader") == ""
+    # By force, since it is asked for.
+    dc.guest(hot, HOLD)
+    assert "power cycle" not in apply(dc, cpu=cpu, cdroms=_cd(None, forceEject=True))
+    dc.wait_for("VirtualMachine", hot, settled)
+    assert _medium(dc, hot) == ""
+    dc.guest(hot, LET_GO)
+    assert dc.guest(hot, DISC).strip() == "none"
+    dc.delete("VirtualMachine", "reader")
+    dc.delete("Image", "blue2")
+    dc.wait_gone("Image", "blue2")
+    assert dc.boot_id(hot) == boot
+
+
+def _medium(dc: Datacenter, vm: str) -> str:
+    """The file in the drive named cd, by QEMU's host."""
+    source = dc.xml(vm).find("devices/disk/alias[@name='ua-cdrom-cd']/../source")
+    return "" if source is None else str(source.get("file") or "")
 
 
 def test_what_the_host_refuses_is_said_by_the_fields_name(dc: Datacenter, hot: str) -> None:

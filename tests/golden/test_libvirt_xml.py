@@ -21,6 +21,7 @@ from lq_operator.adapters.libvirt.xml.shape import read_shape
 from lq_operator.adapters.libvirt.xml.volume import volume_xml
 from lq_operator.core.lifecycle.shape import shape_of
 from lq_operator.core.model import (
+    CdromPlan,
     DiskPlan,
     DomainPlan,
     Epoch,
@@ -129,6 +130,19 @@ PINNED = _with(
     ),
 )
 
+DRIVES = _with(
+    disks=(
+        DiskPlan("root", "/srv/pool/root.qcow2", "qcow2", boot_order=2),
+        DiskPlan("slow", "/srv/p/s", "raw", "sata"),
+    ),
+    cdroms=(
+        CdromPlan("install", "/srv/pool/img_shop_debian_1.raw", boot_order=1),
+        CdromPlan("root", "", bus="scsi"),  # its own names: a disk may be called so, too
+        CdromPlan("kept", "/srv/pool/vol_shop_tools_1.qcow2", "qcow2"),
+    ),
+    hardware=HardwareAbi(machine="pc-q35-7.2", targets=(("cdrom/kept", "sda"), ("disk/root", "vda"))),
+)
+
 LIVE = (Path(__file__).parent / "live" / "guest.xml").read_text(encoding="utf-8")
 """What libvirt 9.0 says of a running guest (dumpxml --migratable --security-info)."""
 
@@ -153,6 +167,7 @@ CASES: dict[str, tuple[str, Callable[[], str]]] = {
     "domain-smallest": ("domain", lambda: domain_xml(SMALLEST)),
     "domain-server": ("domain", lambda: domain_xml(SERVER)),
     "domain-roomy": ("domain", lambda: domain_xml(ROOMY)),
+    "domain-drives": ("domain", lambda: domain_xml(DRIVES)),
     "domain-pinned-tcg": ("domain", lambda: domain_xml(PINNED)),
     "domain-tcg-default": ("domain", lambda: domain_xml(_with(accel="tcg", cpu_model=""))),
     "domain-host-model": ("domain", lambda: domain_xml(_with(cpu_mode="host-model"))),

@@ -147,7 +147,7 @@ class Disk(ApiModel):
     bus: Literal["virtio", "scsi", "sata"] = "virtio"
     """How the guest sees it."""
     boot_order: Annotated[int | None, Field(ge=1, le=64)] = None
-    """1 is tried first. Left out everywhere: the first disk."""
+    """1 is tried first. Left out of every disk: the first disk, with the first number that nothing else has."""
     cache: Literal["none", "writeback", "writethrough"] = "none"
     """Host caching. writeback is faster and loses the last writes with the host."""
     read_only: bool = False
@@ -158,6 +158,40 @@ class Disk(ApiModel):
     cel: ClassVar[tuple[tuple[str, str], ...]] = (
         ("has(self.volumeRef) != has(self.template)", "each disk has either volumeRef or template"),
     )
+
+
+class Medium(ApiModel):
+    """What lies in a CD-ROM drive: an ISO image that several VMs may have at once, or a Volume that is this VM's alone."""
+
+    image_ref: SharedRef | None = None
+    """An Image of format raw (as ISO images are). It is imported into the pool; the drives read that one copy."""
+    pool_ref: DnsName | None = None
+    """StoragePool that the Image is imported into. Left out: the only pool of the cluster."""
+    volume_ref: LocalRef | None = None
+    """An existing Volume of this namespace, read only."""
+
+    cel: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("has(self.imageRef) != has(self.volumeRef)", "a medium is either imageRef or volumeRef"),
+        (
+            "!has(self.poolRef) || has(self.imageRef)",
+            "medium.poolRef is for imageRef only: a Volume has its pool already",
+        ),
+    )
+
+
+class Cdrom(ApiModel):
+    """One CD-ROM drive. The drive stays until the next start; its medium may change while the VM runs."""
+
+    name: DnsLabel
+    """Unique among the drives of the VM."""
+    medium: Medium | None = None
+    """What lies in it. Left out: nothing. Taken away while the VM runs: ejected."""
+    bus: Literal["sata", "scsi"] = "sata"
+    """How the guest sees it."""
+    boot_order: Annotated[int | None, Field(ge=1, le=64)] = None
+    """1 is tried first, counted together with disks and interfaces. Left out: it is not booted from."""
+    force_eject: bool = False
+    """Take the medium out though the guest has locked the tray. Left out: a locked tray is told, and waited for."""
 
 
 class Interface(ApiModel):
@@ -176,7 +210,7 @@ class Interface(ApiModel):
     model: Literal["virtio", "e1000e"] = "virtio"
     """How the guest sees it."""
     boot_order: Annotated[int | None, Field(ge=1, le=64)] = None
-    """Network boot; 1 is tried first, counted together with disks."""
+    """Network boot; 1 is tried first, counted together with disks and CD-ROM drives."""
     link_state: Literal["Up", "Down"] = "Up"
     """Down: as if the cable were out."""
 
@@ -347,6 +381,10 @@ class VirtualMachineSpec(ApiModel):
     """Machine type. Left out: the cluster's; recorded at the first start."""
     disks: Annotated[list[Disk], Field(max_length=32, json_schema_extra=list_map("name"))] = Field(default_factory=list)
     """At most 32; none is valid too."""
+    cdroms: Annotated[list[Cdrom], Field(max_length=4, json_schema_extra=list_map("name"))] = Field(
+        default_factory=list
+    )
+    """CD-ROM drives, at most 4."""
     interfaces: Annotated[list[Interface], Field(max_length=16, json_schema_extra=list_map("name"))] = Field(
         default_factory=list
     )
@@ -412,6 +450,23 @@ class VirtualMachineSpec(ApiModel):
             "!has(self.disks) || !has(self.interfaces) || self.disks.all(d, !has(d.bootOrder) || "
             "self.interfaces.all(i, !has(i.bootOrder) || i.bootOrder != d.bootOrder))",
             "bootOrder: disks and interfaces count together, each number may be used once",
+        ),
+        (
+            f"!has(self.cdroms) || {_each_once('self.cdroms', 'bootOrder')}",
+            "cdroms[].bootOrder: each number may be used once",
+        ),
+        (
+            "!has(self.cdroms) || self.cdroms.all(c, !has(c.bootOrder) || "
+            "((!has(self.disks) || self.disks.all(d, !has(d.bootOrder) || d.bootOrder != c.bootOrder)) && "
+            "(!has(self.interfaces) || self.interfaces.all(i, !has(i.bootOrder) || i.bootOrder != c.bootOrder))))",
+            "bootOrder: CD-ROM drives count together with disks and interfaces, each number may be used once",
+        ),
+        (
+            "!has(self.cdroms) || self.cdroms.all(c, !has(c.medium) || !has(c.medium.volumeRef) || "
+            "(self.cdroms.exists_one(o, has(o.medium) && has(o.medium.volumeRef) && "
+            "o.medium.volumeRef.name == c.medium.volumeRef.name) && (!has(self.disks) || "
+            "self.disks.all(d, !has(d.volumeRef) || d.volumeRef.name != c.medium.volumeRef.name))))",
+            "cdroms[].medium.volumeRef: each volume may be used once, as a medium or as a disk",
         ),
         (
             f"!has(self.interfaces) || {_each_once('self.interfaces', 'mac')}",
@@ -570,6 +625,23 @@ class DiskStatus(ApiModel):
     message: Sentence = ""
 
 
+class CdromStatus(ApiModel):
+    """One CD-ROM drive: what spec wants in it, where that lies, and what the guest has in it."""
+
+    name: DnsLabel
+    image: Annotated[str, Field(max_length=320)] = ""
+    """NAMESPACE/NAME of the Image that spec names."""
+    volume: Annotated[str, Field(max_length=253)] = ""
+    pool: Annotated[str, Field(max_length=253)] = ""
+    """Where that Image is wanted; on `node` alone where the pool is local."""
+    node: Annotated[str, Field(max_length=253)] = ""
+    ready: bool = False
+    """The medium that spec names can be put in (nothing always can)."""
+    inserted: Annotated[str, Field(max_length=330)] = ""
+    """What lies in the drive of the running guest: image NAMESPACE/NAME or volume NAME; '' nothing."""
+    message: Sentence = ""
+
+
 class EffectiveStatus(ApiModel):
     """What holds where spec leaves it open. Memory in MiB."""
 
@@ -623,6 +695,9 @@ class VirtualMachineStatus(Status):
         default_factory=list
     )
     disks: Annotated[list[DiskStatus], Field(max_length=32, json_schema_extra=list_map("name"))] = Field(
+        default_factory=list
+    )
+    cdroms: Annotated[list[CdromStatus], Field(max_length=8, json_schema_extra=list_map("name"))] = Field(
         default_factory=list
     )
     changes: Annotated[list[FieldChange], Field(max_length=128, json_schema_extra=list_map("path"))] = Field(

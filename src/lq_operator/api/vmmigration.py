@@ -81,7 +81,19 @@ class MigrationObstacle(ApiModel):
     """One thing in the way, found before the guest was touched."""
 
     what: Literal[
-        "Cpu", "Machine", "Network", "Pool", "Disk", "StatePool", "Device", "Tpm", "Host", "Peer", "Name", "Ticket"
+        "Cpu",
+        "Machine",
+        "Network",
+        "Pool",
+        "Disk",
+        "Cdrom",
+        "StatePool",
+        "Device",
+        "Tpm",
+        "Host",
+        "Peer",
+        "Name",
+        "Ticket",
     ]
     name: Annotated[str, Field(max_length=253)]
     """Of the thing; of the host where the whole host is meant."""

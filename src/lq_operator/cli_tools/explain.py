@@ -134,7 +134,7 @@ def policy() -> str:
 
 
 _REFUSED = "Refused by the API server."
-_LISTS = {"disks", "interfaces"}
+_LISTS = {"disks", "cdroms", "interfaces"}
 
 
 def warns_when(path: str, row: Row) -> str:
@@ -166,10 +166,11 @@ def _item_warning(items: str, rest: str, row: Row) -> str:
     new, old = f"variables.new.?{items}.orValue([])", f"variables.old.?{items}.orValue([])"
     untold = f"!(('spec.{items}[' + n.name + '].{rest}') in variables.pending)"
     if rest == "name":
-        if not row.also:
+        also = row.also or ("true" if row.effect is Effect.POWER_CYCLE else "")
+        if not also:
             return ""
-        one_way = f"{new}.exists(n, ({row.also}) && {untold} && !{old}.exists(o, o.name == n.name))"
-        return f"{one_way} || {old}.exists(n, ({row.also}) && {untold} && !{new}.exists(o, o.name == n.name))"
+        one_way = f"{new}.exists(n, ({also}) && {untold} && !{old}.exists(o, o.name == n.name))"
+        return f"{one_way} || {old}.exists(n, ({also}) && {untold} && !{new}.exists(o, o.name == n.name))"
     if row.effect is Effect.LIVE:
         return ""
     chain = ".".join(f"?{part}" for part in rest.split("."))

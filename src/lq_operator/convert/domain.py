@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from lq_operator.api.vm import HardwareStatus, SlotStatus, VirtualMachine
 from lq_operator.convert.record import spec_record
-from lq_operator.core.model import DiskPlan, DomainPlan, Epoch, HardwareAbi, Identity, NicPlan
+from lq_operator.core.model import CdromPlan, DiskPlan, DomainPlan, Epoch, HardwareAbi, Identity, NicPlan
 from lq_operator.core.units import parse_bytes, parse_mib
 
 
@@ -28,6 +28,16 @@ class ResolvedDisk:
     name: str
     path: str
     format: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedCdrom:
+    """A drive and the file that lies in it, '' for nothing. `waits`: why the wished medium cannot be put in yet."""
+
+    name: str
+    path: str = ""
+    format: str = "raw"
+    waits: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,8 @@ def spec_hash(vm: VirtualMachine, size: Size) -> str:
         by_alias=True,
         exclude=_DECISIONS,
     )
+    if not vm.spec.cdroms:  # the hashes of guests that were started before there were drives stay what they are
+        del relevant["cdroms"]
     text = json.dumps([relevant, size.cpu, size.memory_mib], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -80,6 +92,7 @@ def domain_plan(
     host: HostSide,
     disks: tuple[ResolvedDisk, ...],
     nics: tuple[ResolvedNic, ...],
+    cdroms: tuple[ResolvedCdrom, ...] = (),
     addresses: tuple[tuple[str, str], ...] = (),
 ) -> DomainPlan:
     """The definition of this VM for one start on one host. `addresses`: (interface, claimed address)."""
@@ -111,6 +124,7 @@ def domain_plan(
         firmware=spec.firmware,
         nvram_path=host.nvram_path,
         disks=_disks(vm, disks, abi),
+        cdroms=_cdroms(vm, cdroms, abi),
         nics=_nics(vm, nics, abi),
         seed_path=host.seed_path,
         console_log_path=host.console_log_path if spec.console_log else "",
@@ -144,7 +158,7 @@ def _cpu(model: str) -> tuple[str, str]:
 
 def _disks(vm: VirtualMachine, resolved: tuple[ResolvedDisk, ...], abi: HardwareAbi) -> tuple[DiskPlan, ...]:
     by_name = {disk.name: disk for disk in resolved}
-    explicit = any(disk.boot_order for disk in vm.spec.disks)
+    implied = _implied_order(vm)
     slots, targets = dict(abi.slots), dict(abi.targets)
     plans = []
     for index, disk in enumerate(vm.spec.disks):
@@ -159,10 +173,38 @@ def _disks(vm: VirtualMachine, resolved: tuple[ResolvedDisk, ...], abi: Hardware
                 cache=disk.cache,
                 iops=(disk.limits.iops or 0) if disk.limits else 0,
                 bytes_per_second=parse_bytes(disk.limits.bandwidth) if disk.limits and disk.limits.bandwidth else 0,
-                boot_order=disk.boot_order or (1 if index == 0 and not explicit else 0),
+                boot_order=disk.boot_order or (implied if index == 0 else 0),
                 serial=disk.name[:20],
                 slot=slots.get(f"disk/{disk.name}", ""),
                 target=targets.get(f"disk/{disk.name}", ""),
+            )
+        )
+    return tuple(plans)
+
+
+def _implied_order(vm: VirtualMachine) -> int:
+    """Of the first disk where no disk has one: the first free number, so that an installer's CD comes before it."""
+    if any(disk.boot_order for disk in vm.spec.disks):
+        return 0
+    taken = {drive.boot_order for drive in vm.spec.cdroms} | {nic.boot_order for nic in vm.spec.interfaces}
+    return next(number for number in range(1, 65) if number not in taken)
+
+
+def _cdroms(vm: VirtualMachine, resolved: tuple[ResolvedCdrom, ...], abi: HardwareAbi) -> tuple[CdromPlan, ...]:
+    by_name, targets = {drive.name: drive for drive in resolved}, dict(abi.targets)
+    plans = []
+    for drive in vm.spec.cdroms:
+        medium = by_name[drive.name]
+        plans.append(
+            CdromPlan(
+                name=drive.name,
+                path=medium.path,
+                format=medium.format,
+                bus=drive.bus,
+                boot_order=drive.boot_order or 0,
+                target=targets.get(f"cdrom/{drive.name}", ""),
+                force_eject=drive.force_eject,
+                waits=medium.waits,
             )
         )
     return tuple(plans)
@@ -202,16 +244,17 @@ def hardware_abi(status: HardwareStatus) -> HardwareAbi:
 
 
 def merged_abi(known: HardwareAbi, seen: HardwareAbi, vm: VirtualMachine) -> HardwareAbi:
-    """What the guest saw before, and where it sees what is new. A disk or NIC that spec does not name any more is
+    """What the guest saw before, and where it sees what is new. A disk, drive or NIC that spec does not name any more is
     forgotten: its place is free for others."""
     named = {f"disk/{disk.name}" for disk in vm.spec.disks} | {f"nic/{nic.name}" for nic in vm.spec.interfaces}
+    named |= {f"cdrom/{drive.name}" for drive in vm.spec.cdroms}
 
     def merge(before: tuple[tuple[str, str], ...], now: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
         places = dict(before) | {device: place for device, place in now if device not in dict(before)}
         return tuple(
             (device, place)
             for device, place in places.items()
-            if device in named or not device.startswith(("disk/", "nic/"))
+            if device in named or not device.startswith(("disk/", "nic/", "cdrom/"))
         )
 
     known = replace(known, cpu_model="") if _other_cpu(vm, known) else known

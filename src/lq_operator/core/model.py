@@ -317,6 +317,23 @@ class DiskPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class CdromPlan:
+    """A CD-ROM drive of a domain and what lies in it; `path` '' = nothing.
+
+    `waits`: why the medium that is wished cannot be put in yet, '' where it can; a guest is not started with one that waits.
+    """
+
+    name: str
+    path: str = ""
+    format: str = "raw"
+    bus: str = "sata"  # 'sata' or 'scsi'
+    boot_order: int = 0  # 0 = not bootable
+    target: str = ""  # sda, sdb ...; from the hardware record so that it stays
+    force_eject: bool = False
+    waits: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class NicPlan:
     """A network interface of a domain, on a libvirt network or on a bridge that exists."""
 
@@ -339,7 +356,7 @@ class HardwareAbi:
     cpu_model: str = ""
     cpu_features: tuple[str, ...] = ()
     slots: tuple[tuple[str, str], ...] = ()  # ('disk/root' | 'nic/eth0' | 'controller/3', PCI address)
-    targets: tuple[tuple[str, str], ...] = ()  # ('disk/root', 'vda')
+    targets: tuple[tuple[str, str], ...] = ()  # ('disk/root', 'vda'), ('cdrom/install', 'sda')
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,6 +386,7 @@ class DomainPlan:
     firmware: str = "bios"  # 'bios', 'uefi', 'uefi-secure'
     nvram_path: str = ""
     disks: tuple[DiskPlan, ...] = ()
+    cdroms: tuple[CdromPlan, ...] = ()
     nics: tuple[NicPlan, ...] = ()
     seed_path: str = ""
     console_log_path: str = ""

@@ -10,7 +10,7 @@ from tests.contract.host.worlds import HostWorld
 
 from lq_operator.core.lifecycle.changes import changes_of
 from lq_operator.core.lifecycle.shape import shape_of
-from lq_operator.core.model import DomainPlan, Epoch, NetworkPlan, NicPlan
+from lq_operator.core.model import CdromPlan, DomainPlan, Epoch, NetworkPlan, NicPlan
 from lq_operator.core.result import Conflict, NotFound, Rejected
 
 RECORD = (("spec.cpu.model", ""), ("spec.interfaces[eth0].addressing", "Claim"))
@@ -129,6 +129,31 @@ async def test_a_disk_is_limited_and_grows(world: HostWorld, site: Site) -> None
     assert seen["root"].capacity_bytes == 3 << 20
     with pytest.raises(NotFound):
         await world.host.grow_disk(name, "nothing", 1 << 20)
+
+
+@pytest.mark.parametrize("bus", ["sata", "scsi"])
+async def test_a_medium_is_put_in_exchanged_and_taken_out(world: HostWorld, site: Site, bus: str) -> None:
+    one, other = (await site.disk("one")).path, (await site.disk("other")).path
+    plan = await started(world, site, cdroms=(CdromPlan("cd", bus=bus, boot_order=3), CdromPlan("two", one, bus=bus)))
+    name = plan.identity.domain_name
+    assert (await world.host.read_shape(name)).cdroms == shape_of(plan).cdroms
+    targets = dict((await world.host.read_hardware(name)).targets)
+    assert {"cdrom/cd", "cdrom/two"} <= set(targets)
+    for path in (one, one, other, ""):  # the first one lies in the second drive, too: who reads may share
+        wished = dataclasses.replace(plan, cdroms=(dataclasses.replace(plan.cdroms[0], path=path), plan.cdroms[1]))
+        await world.host.set_medium(wished, "cd", force=False)
+        assert (await world.host.read_shape(name)).cdroms == shape_of(wished).cdroms
+    missing = dataclasses.replace(plan, cdroms=(dataclasses.replace(plan.cdroms[0], path=f"{site.pool.path}/nothing"),))
+    with pytest.raises(Rejected):
+        await world.host.set_medium(missing, "cd", force=False)
+    with pytest.raises(NotFound):
+        await world.host.set_medium(dataclasses.replace(plan, cdroms=(CdromPlan("three"),)), "three", force=False)
+    kept = dataclasses.replace(plan, cdroms=(plan.cdroms[0], dataclasses.replace(plan.cdroms[1], path=other)))
+    await world.host.set_medium(kept, "two", force=True)
+    await world.host.destroy(name)
+    await world.host.start(name, paused=True)  # as it is defined now
+    assert (await world.host.read_shape(name)).cdroms == shape_of(kept).cdroms
+    assert dict((await world.host.read_hardware(name)).targets) == targets
 
 
 async def test_a_nic_is_attached_and_plugged_elsewhere(world: HostWorld, site: Site) -> None:

@@ -461,6 +461,10 @@ class FakeHost:
         act = lambda: self.machine.hotplug.grow_disk(domain_name, disk, capacity_bytes)  # noqa: E731
         await self._write("grow_disk", f"{domain_name} {disk}", act)
 
+    async def set_medium(self, plan: DomainPlan, drive: str, *, force: bool) -> None:
+        act = lambda: self.machine.hotplug.set_medium(plan, drive, force)  # noqa: E731
+        await self._write("set_medium", f"{plan.identity.domain_name} {drive}", act)
+
     async def attach_nic(self, plan: DomainPlan, nic: str) -> None:
         act = lambda: self.machine.hotplug.attach_nic(plan, nic)  # noqa: E731
         await self._write("attach_nic", f"{plan.identity.domain_name} {nic}", act)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Hotplug:
-    """`holds`: devices ('disk/data') that the guest does not let go of."""
+    """`holds`: devices ('disk/data') that the guest does not let go of, and drives ('cdrom/a') whose tray it has locked."""
 
     machine: Machine
     holds: set[str] = field(default_factory=set)
@@ -43,6 +43,7 @@ class Hotplug:
             vcpus_max=started.vcpus_max,
             boot_memory_mib=started.boot_memory_mib,
             memory_max_mib=started.memory_max_mib,
+            cdroms=tuple(replace(drive, force=False, waits="") for drive in now.cdroms),
             added_memory_mib=max(0, now.memory_mib - started.memory_mib),
         )
 
@@ -96,6 +97,22 @@ class Hotplug:
         if file is None:
             raise NotFound(f"{name} has no disk {disk}")
         file.capacity = max(file.capacity, capacity_bytes)
+
+    def set_medium(self, plan: DomainPlan, drive: str, force: bool) -> None:
+        name = plan.identity.domain_name
+        _, live = self._running(name)
+        wished = next(one for one in plan.cdroms if one.name == drive)
+        there = next((one for one in live.cdroms if one.name == drive), None)
+        if there is None:
+            raise NotFound(f"{name} has no CD-ROM drive {drive}")
+        if there.path == wished.path:
+            return
+        if wished.path and self.machine.file(wished.path) is None:
+            raise Rejected(f"{name}: cannot open {wished.path}: No such file or directory")
+        if there.path and f"cdrom/{drive}" in self.holds and not force:
+            raise Rejected(f"{name}: the guest has locked the tray of {drive}: set spec.cdroms[{drive}].forceEject")
+        now = {"path": wished.path, "format": wished.format}
+        self._both(name, cdroms=tuple(replace(d, **now) if d.name == drive else d for d in live.cdroms))
 
     def attach_nic(self, plan: DomainPlan, nic: str) -> None:
         name = plan.identity.domain_name

@@ -346,7 +346,7 @@ class Machine:
 
     def _look_for_files(self, name: str, plan: DomainPlan) -> None:
         """Everything that QEMU opens: the gate first."""
-        for path in (plan.gate_path, plan.seed_path, *(disk.path for disk in plan.disks)):
+        for path in (plan.gate_path, plan.seed_path, *(disk.path for disk in (*plan.disks, *plan.cdroms))):
             if path and self.file(path) is None:
                 raise Rejected(f"{name}: cannot open {path}: No such file or directory")
         for nic in plan.nics:
@@ -473,6 +473,10 @@ class Machine:
                 kept[key] = next(free)
             if key.startswith("disk/") and key not in targets:
                 targets[key] = next(names)
+        drives = iter(t for c in "abcdefghij" if (t := f"sd{c}") not in targets.values())
+        for drive in plan.cdroms:
+            if f"cdrom/{drive.name}" not in targets:
+                targets[f"cdrom/{drive.name}"] = next(drives)
         return HardwareAbi(
             plan.hardware.machine or f"pc-{plan.machine}-7.2",
             plan.hardware.cpu_model or plan.cpu_model or "qemu64",

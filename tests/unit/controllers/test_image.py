@@ -18,6 +18,7 @@ from lq_operator.api.base import API_VERSION, FINALIZER
 from lq_operator.api.image import Image
 from lq_operator.api.node import HypervisorNode
 from lq_operator.api.pool import StoragePool
+from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.image.imageset import ImageSet, Surroundings
 from lq_operator.core.model import HostUUID, NodeName, PoolSeen, VolumePlan, VolumeSeen
@@ -545,6 +546,37 @@ async def test_deletion_waits_for_volumes_that_are_being_made(world: World) -> N
     await settle(process)
     assert world.store.get(Image, "team-a", "debian") is None
     assert world.disks["h1"].files == {}
+
+
+def drive(world: World, spec: bool, **status: Any) -> None:
+    """VM a of team-a with the image in its drive, by spec, or by status alone."""
+    medium = {"medium": {"imageRef": {"name": "debian"}}} if spec else {}
+    size = {"cpu": {"count": 1}, "memory": {"size": "512Mi"}}
+    world.put(VirtualMachine, "a", {**size, "cdroms": [{"name": "cd", **medium}]}, "team-a")
+    world.status(VirtualMachine, "team-a", "a", {"cdroms": [{"name": "cd", **status}]})
+
+
+async def test_imported_where_a_drive_wants_it_and_kept_while_one_has_it(world: World) -> None:
+    process = world.process()
+    drive(world, True, image=KEY)  # the VM is on no host yet
+    await settle(process)
+    assert world.phases == []
+    drive(world, True, image=KEY, pool="local", node="h2")
+    await settle(process)
+    assert world.phases == ["Ready"]
+    assert FILE in world.disks["h2"].files
+    assert FILE not in world.disks["h1"].files
+    world.api.user_delete(Image, "team-a", "debian")
+    for wished, status in ((True, {}), (False, {"inserted": KEY})):  # named only, or still in the guest's drive
+        drive(world, wished, **status)
+        await settle(process)
+        assert world.reason() == "False InUse"
+        assert "VirtualMachine team-a/a: take it out of spec.cdroms" in world.message()
+        assert FILE in world.disks["h2"].files
+    drive(world, False, inserted="debian")  # a Volume of that name
+    await settle(process)
+    assert world.store.get(Image, "team-a", "debian") is None
+    assert world.disks["h2"].files == {}
 
 
 async def test_deletion_finds_files_that_status_does_not_know(world: World) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.convert.domain import (
     HostSide,
+    ResolvedCdrom,
     ResolvedDisk,
     ResolvedNic,
     Size,
@@ -48,6 +49,7 @@ def plan(machine: VirtualMachine) -> DomainPlan:
         host=HostSide("/run/lq/gate-1-1-a", "kvm", "x86_64", "Broadwell", "q35", console_log_path="/s/c.log"),
         disks=(ResolvedDisk("root", "/p/r", "qcow2"), ResolvedDisk("data", "/p/d", "raw")),
         nics=(ResolvedNic("eth0", "02:00:00:00:00:01", network="lq_ns_n"),),
+        cdroms=tuple(ResolvedCdrom(drive.name) for drive in machine.spec.cdroms),
     )
 
 
@@ -55,6 +57,17 @@ def test_the_first_disk_boots_unless_something_else_is_said() -> None:
     assert [d.boot_order for d in plan(vm()).disks] == [1, 0]
     disks = [{"name": "root", "volumeRef": {"name": "r"}}, {"name": "data", "volumeRef": {"name": "d"}, "bootOrder": 1}]
     assert [d.boot_order for d in plan(vm(disks=disks)).disks] == [0, 1]
+
+
+def test_a_cd_that_boots_first_leaves_the_first_disk_the_next_number() -> None:
+    made = plan(vm(cdroms=[{"name": "install", "bootOrder": 1}, {"name": "tools"}]))
+    assert ([d.boot_order for d in made.cdroms], [d.boot_order for d in made.disks]) == ([1, 0], [2, 0])
+
+
+def test_a_guest_without_drives_keeps_the_hash_it_was_started_with() -> None:
+    """Of a version that knew no drives: what runs since then is not asked again."""
+    assert spec_hash(vm(), Size(2, 1024)) == "1b0e282f1f15"
+    assert spec_hash(vm(cdroms=[{"name": "cd"}]), Size(2, 1024)) != "1b0e282f1f15"
 
 
 def test_the_recorded_hardware_wins_over_what_cluster_and_host_would_choose() -> None:

@@ -233,6 +233,9 @@ class LibvirtHost:
     async def grow_disk(self, domain_name: str, disk: str, capacity_bytes: int) -> None:
         await self._run(_plug("grow_disk"), domain_name, hotplug.grow_disk, domain_name, disk, capacity_bytes)
 
+    async def set_medium(self, plan: DomainPlan, drive: str, *, force: bool) -> None:
+        await self._run(_plug("set_medium"), plan.identity.key, hotplug.set_medium, plan, drive, force)
+
     async def attach_nic(self, plan: DomainPlan, nic: str) -> None:
         await self._run(_plug("attach_nic"), plan.identity.key, hotplug.attach_nic, plan, nic)
 

@@ -183,6 +183,49 @@ def grow_disk(conn: Any, domain_name: str, disk: str, capacity_bytes: int) -> No
         dom.blockResize(target, capacity_bytes, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
 
 
+def set_medium(conn: Any, plan: DomainPlan, drive: str, force: bool) -> None:
+    """Put in, take out or exchange what lies in a CD-ROM drive. Rejected while the guest has the tray locked.
+
+    QEMU asks such a guest to let go first (as the button of a drive does), so that one that listens opens the tray itself
+    and a repetition succeeds. `force` opens it whatever the guest does.
+    """
+    key, name = f"cdrom/{drive}", plan.identity.domain_name
+    _, planned = _planned(plan, key)
+    dom = _running(conn, name)
+    for flag, root in _sides(dom):
+        device = _by_alias(root, alias_of(key))
+        if device is None:
+            raise NotFound(f"{name} has no CD-ROM drive {drive}")
+        if _source(device) == _source(planned):
+            continue
+        flags = flag | libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE if force and flag == _LIVE else flag
+        try:
+            dom.updateDeviceFlags(_text(_with_medium(device, planned)), flags)
+        except libvirt.libvirtError as problem:
+            if "tray" not in text_of(problem) and "is locked" not in text_of(problem):
+                raise
+            raise Rejected(
+                f"{text_of(problem)}: the guest has locked the tray, mostly because the medium is mounted; unmount it "
+                f"there, or set spec.cdroms[{drive}].forceEject",
+                field=f"spec.cdroms[{drive}].medium",
+            ) from problem
+
+
+def _with_medium(device: Element, planned: Element) -> Element:
+    """The drive as it is, with the planned file in it: libvirt takes no other difference from a running guest."""
+    wished = copy.deepcopy(device)
+    for tag in ("source", "backingStore"):
+        for old in wished.findall(tag):
+            wished.remove(old)
+    wished.set("type", str(planned.get("type")))
+    wished.find("driver").set("type", str(planned.find("driver").get("type")))
+    wished.find("target").attrib.pop("tray", None)
+    source = planned.find("source")
+    if source is not None:
+        wished.insert(1, copy.deepcopy(source))
+    return wished
+
+
 # ---------------------------------------------------------------- network interfaces
 
 

@@ -8,6 +8,7 @@ from lq_operator.api.base import FINALIZER
 from lq_operator.api.image import Image, ImageArtefact
 from lq_operator.api.node import HypervisorNode
 from lq_operator.api.pool import StoragePool
+from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.image.hosts import Reach
 from lq_operator.controllers.image.job import Importer
@@ -71,13 +72,19 @@ class ImageController:
         return Requeue.after(min(delays)) if delays else None
 
     def _wanted(self, image: Image) -> dict[Target, list[str]]:
-        """Where Volumes wait for it, and on which nodes their VMs are."""
+        """Where Volumes wait for it and CD-ROM drives want it, and on which nodes their VMs are."""
         wanted: dict[Target, list[str]] = {}
         for volume in self.store.list(Volume):
             pool = self.store.get(StoragePool, None, volume.status.pool) if waits_for(volume, image.key) else None
             if pool is not None:
                 node = "" if pool.spec.access == "Shared" else volume.status.node
                 wanted.setdefault(Target(pool.metadata.name, node), []).append(volume.status.node)
+        for vm in self.store.list(VirtualMachine):
+            for drive in vm.status.cdroms:
+                pool = self.store.get(StoragePool, None, drive.pool) if drive.image == image.key else None
+                if pool is not None and bool(drive.node) == (pool.spec.access != "Shared"):
+                    node = vm.status.placement.node if vm.status.placement is not None else ""
+                    wanted.setdefault(Target(drive.pool, drive.node), []).append(drive.node or node)
         return wanted
 
     # ------------------------------------------------------------ one artefact
@@ -191,9 +198,8 @@ class ImageController:
         if FINALIZER not in image.metadata.finalizers:
             await self.jobs.drop_image(image.key)
             return None
-        copied = self._copied(image)
-        if copied:
-            message = f"Volumes are being made of it: {', '.join(sorted(copied)[:5])}"
+        message = self._in_use(image)
+        if message:
             await self.reporter.say(image, Progress.WORKING, "InUse", message)
             return Requeue.after(HOST_WAIT_S)
         await self.jobs.drop_image(image.key)
@@ -208,6 +214,17 @@ class ImageController:
         await remove_finalizer(self.resources, image, manager=MANAGER)
         return None
 
+    def _in_use(self, image: Image) -> str:
+        """A sentence, '' when nobody needs its files."""
+        copied = self._copied(image)
+        if copied:
+            return f"Volumes are being made of it: {', '.join(sorted(copied)[:5])}"
+        drives = {vm.key for vm in self.store.list(VirtualMachine) if image.key in media_of(vm)}
+        if drives:
+            names = ", ".join(sorted(drives)[:5])
+            return f"in a CD-ROM drive of VirtualMachine {names}: take it out of spec.cdroms there first"
+        return ""
+
     def _copied(self, image: Image) -> list[str]:
         """Volumes that are being copied from a finished artefact on a host that answers."""
         ready = {Target(a.pool, a.node) for a in image.status.artefacts if a.phase == "Ready"}
@@ -219,6 +236,14 @@ class ImageController:
             if ready & here and self.reach.live(volume.status.node) is not None:
                 copied.append(volume.key)
         return copied
+
+
+def media_of(vm: VirtualMachine) -> set[str]:
+    """Keys of the Images that its drives are to have or have, and of none that could not be told apart from a Volume."""
+    namespace = vm.metadata.namespace
+    refs = [drive.medium.image_ref for drive in vm.spec.cdroms if drive.medium is not None]
+    wished = {f"{ref.namespace or namespace}/{ref.name}" for ref in refs if ref is not None}
+    return wished | {name for drive in vm.status.cdroms for name in (drive.image, drive.inserted) if "/" in name}
 
 
 def waits_for(volume: Volume, image_key: str) -> bool:

@@ -9,8 +9,9 @@ from lq_operator.api.base import Resource
 from lq_operator.api.image import Image
 from lq_operator.api.node import HypervisorNode
 from lq_operator.api.pool import StoragePool
+from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.volume import Volume
-from lq_operator.controllers.image.controller import ImageController, image_of
+from lq_operator.controllers.image.controller import ImageController, image_of, media_of
 from lq_operator.controllers.image.hosts import HostLinks, Reach
 from lq_operator.controllers.image.job import Importer
 from lq_operator.controllers.image.jobs import Jobs
@@ -21,7 +22,7 @@ from lq_operator.controllers.runtime.tenure import Tenure
 from lq_operator.core.model import DomainEvent
 from lq_operator.ports import Clock, Events, Fetcher, Fleet, Resources, Store
 
-IMAGE_KINDS: tuple[type[Resource], ...] = (HypervisorNode, Image, StoragePool, Volume)
+IMAGE_KINDS: tuple[type[Resource], ...] = (HypervisorNode, Image, StoragePool, VirtualMachine, Volume)
 """What the importer watches; its role reads no more."""
 
 
@@ -75,6 +76,8 @@ class ImageSet:
             self._wake(key)
         elif kind is Volume:
             self._volume_changed(key)
+        elif kind is VirtualMachine:
+            self._vm_changed(key)
         else:
             if kind is HypervisorNode:
                 self.links.enqueue(key)
@@ -107,6 +110,12 @@ class ImageSet:
     def _wake_restless(self) -> None:
         for key in self.jobs.restless():
             self._wake(key)
+
+    def _vm_changed(self, key: str) -> None:
+        namespace, _, name = key.partition("/")
+        vm = self._store.get(VirtualMachine, namespace, name)
+        for image in media_of(vm) if vm is not None else ():
+            self._wake(image)
 
     def _volume_changed(self, key: str) -> None:
         namespace, _, name = key.partition("/")

@@ -21,8 +21,10 @@ from lq_operator.controllers.runtime.statefiles import console_file, nvram_file,
 from lq_operator.controllers.vm.children import Children
 from lq_operator.controllers.vm.prepare import prepare
 from lq_operator.convert.domain import HostSide, ResolvedDisk, ResolvedNic, Size, domain_plan
+from lq_operator.core.lifecycle.shape import GuestShape
 from lq_operator.core.lifecycle.world import Lack
-from lq_operator.core.model import DomainPlan, DomainSeen, Identity, MovePlan, Placement
+from lq_operator.core.model import CdromPlan, DomainPlan, DomainSeen, Identity, MovePlan, Placement
+from lq_operator.core.moving.obstacles import MediumNeed
 from lq_operator.core.result import Transient
 from lq_operator.core.storage.names import host_pool_name
 from lq_operator.ports import Store
@@ -75,7 +77,9 @@ def running_guest(
 
 
 def _as_started(vm: VirtualMachine) -> VirtualMachine:
-    """Only the devices that the guest was started with: what was added to the spec since waits for its own change."""
+    """Only the devices that the guest was started with: what was added to the spec since waits for its own change.
+    CD-ROM drives are as the guest has them (`drives_of`), whatever the spec says meanwhile."""
+    vm = vm.model_copy(update={"spec": vm.spec.model_copy(update={"cdroms": []})})
     hardware = vm.status.hardware
     if not hardware.machine:
         return vm
@@ -103,6 +107,25 @@ def _disks(vm: VirtualMachine, store: Store) -> tuple[MovedDisk, ...]:
     return tuple(found)
 
 
+def drives_of(shape: GuestShape) -> tuple[CdromPlan, ...]:
+    """The CD-ROM drives that a running guest has, and what lies in them."""
+    return tuple(CdromPlan(d.name, d.path, bus=d.bus, boot_order=d.boot_order) for d in shape.cdroms)
+
+
+def media_of(drives: tuple[CdromPlan, ...], store: Store) -> tuple[MediumNeed, ...]:
+    """Where what lies in the drives is: a pool has the same directory on each of its hosts."""
+    pools = {pool.spec.dir.path: pool for pool in store.list(StoragePool)}
+    found = []
+    for drive in drives:
+        folder, _, file = drive.path.rpartition("/")
+        pool = pools.get(folder)
+        if drive.path:
+            shared = pool is not None and pool.spec.access == "Shared"
+            named = host_pool_name(pool.metadata.name) if pool is not None else ""
+            found.append(MediumNeed(drive.name, named, file, shared))
+    return tuple(found)
+
+
 def state_files(guest: Guest, identity: Identity, placement: Placement, names: frozenset[str]) -> tuple[str, ...]:
     """Files of the state pool that QEMU opens for this run, of those that the source has."""
     started = placement.started_epoch
@@ -120,6 +143,7 @@ def target_plan(
     target: OwnedHost,
     files: tuple[str, ...],
     gate_path: str,
+    drives: tuple[CdromPlan, ...] = (),
 ) -> DomainPlan:
     """The guest as the target is to define it, under the epoch it was started with."""
     started = placement.started_epoch
@@ -146,7 +170,7 @@ def target_plan(
         nics=guest.nics,
         addresses=domain.addresses,
     )
-    return replace(plan, spec_hash=domain.spec_hash or plan.spec_hash)
+    return replace(plan, spec_hash=domain.spec_hash or plan.spec_hash, cdroms=drives)
 
 
 def move_plan(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lq_operator.api.node import HypervisorNode
-from lq_operator.controllers.migration.plan import Guest, peer_uri, state_files, target_plan
+from lq_operator.controllers.migration.plan import Guest, drives_of, media_of, peer_uri, state_files, target_plan
 from lq_operator.controllers.runtime.hostbook import OwnedHost
 from lq_operator.controllers.runtime.statefiles import STATE_POOL, hardware_files
 from lq_operator.core.model import DomainPlan, DomainSeen, Identity, Placement, VolumeSeen
-from lq_operator.core.moving.obstacles import DiskNeed, Needs, Obstacle, TargetSeen, obstacles
+from lq_operator.core.moving.obstacles import DiskNeed, MediumNeed, Needs, Obstacle, TargetSeen, obstacles
 from lq_operator.core.result import Conflict, NotFound
 from lq_operator.core.storage.names import READY_SUFFIX, host_pool_name
 from lq_operator.ports import Store
@@ -40,7 +40,9 @@ async def check(
     source_files = await _volumes(source, {STATE_POOL, *(disk.pool for disk in guest.disks if not disk.shared)})
     names = frozenset(source_files.get(STATE_POOL, {}))
     files = state_files(guest, identity, placement, names)
-    plan = target_plan(guest, identity, placement, domain, target, files, target.gate_path)
+    drives = drives_of(await source.host.read_shape(identity.domain_name)) if _has_drives(guest) else ()
+    media = media_of(drives, store)
+    plan = target_plan(guest, identity, placement, domain, target, files, target.gate_path, drives)
     sources = {
         (disk.pool, disk.file): seen
         for disk in guest.disks
@@ -53,16 +55,24 @@ async def check(
             DiskNeed(disk.name, disk.pool, disk.file, disk.shared, _bytes(sources.get((disk.pool, disk.file))))
             for disk in guest.disks
         ),
+        media=media,
         state_pool=STATE_POOL,
         state_files=files,
         state_shared=guest.state_shared,
         tpm=guest.vm.spec.tpm,
     )
-    there = await _target(store, guest, identity, plan, source, target, closed)
+    there = await _target(store, guest, identity, plan, media, source, target, closed)
     found = list(obstacles(needs, there))
     found += [Obstacle("Network", lack.reason, lack.message) for lack in guest.lacks]
     found += _unmovable(guest, sources, source)
     return Checked(tuple(found), plan, (*files, *hardware_files(identity, names)[:1]), sources)
+
+
+def _has_drives(guest: Guest) -> bool:
+    """By status too: a drive that was taken out of the spec stays until the next start."""
+    status = guest.vm.status
+    known = any(slot.device.startswith("cdrom/") for slot in status.hardware.targets)
+    return known or bool(status.cdroms)
 
 
 def _unmovable(guest: Guest, sources: dict[tuple[str, str], VolumeSeen], source: OwnedHost) -> list[Obstacle]:
@@ -92,12 +102,14 @@ async def _target(
     guest: Guest,
     identity: Identity,
     plan: DomainPlan,
+    media: tuple[MediumNeed, ...],
     source: OwnedHost,
     target: OwnedHost,
     closed: tuple[str, ...],
 ) -> TargetSeen:
     pools = {pool.name: pool for pool in await target.host.list_pools()}
-    files = await _volumes(target, {STATE_POOL, *(disk.pool for disk in guest.disks)} & set(pools))
+    wanted = {STATE_POOL, *(disk.pool for disk in guest.disks), *(medium.pool for medium in media)}
+    files = await _volumes(target, wanted & set(pools))
     names = {pool: frozenset(found) for pool, found in files.items()}
     marked = {
         (pool, name.removesuffix(READY_SUFFIX))

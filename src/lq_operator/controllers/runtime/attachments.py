@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.controllers.runtime.placements import on_a_host
-from lq_operator.controllers.runtime.refs import disk_volumes
+from lq_operator.controllers.runtime.refs import named_volumes
 from lq_operator.core.result import Conflict
 from lq_operator.ports import Store
 
 
 def attached_volumes(vm: VirtualMachine) -> set[str]:
     """Volumes that its guest may have open: what status says it was started with, while it is on a host."""
-    return {disk.volume for disk in vm.status.disks if disk.ready} if on_a_host(vm) else set()
+    if not on_a_host(vm):
+        return set()
+    inserted = {drive.inserted for drive in vm.status.cdroms if drive.inserted and "/" not in drive.inserted}
+    return {disk.volume for disk in vm.status.disks if disk.ready} | inserted
 
 
 @dataclass(slots=True)
@@ -39,7 +42,7 @@ class Attachments:
         return min(users, key=lambda user: user[:3])[3] if users else None
 
     def _rank(self, vm: VirtualMachine, volume: str) -> int | None:
-        attached, named = volume in attached_volumes(vm), volume in disk_volumes(vm).values()
+        attached, named = volume in attached_volumes(vm), volume in named_volumes(vm)
         if not attached and not named:
             return None
         if self._taken.get((vm.metadata.namespace or "", volume)) == vm.metadata.name:
@@ -54,12 +57,12 @@ class Attachments:
         The watch is behind our own commits, so what another worker has just committed is not seen in the Store.
         """
         namespace = vm.metadata.namespace or ""
-        for volume in disk_volumes(vm).values():
+        for volume in named_volumes(vm):
             user = self.user(namespace, volume)
             if user is not None and user.metadata.name != vm.metadata.name:
                 raise Conflict(f"Volume {volume} belongs to VirtualMachine {user.metadata.name}")
         self.drop(namespace, vm.metadata.name)
-        for volume in disk_volumes(vm).values():
+        for volume in named_volumes(vm):
             self._taken[namespace, volume] = vm.metadata.name
 
     def drop(self, namespace: str, name: str) -> None:

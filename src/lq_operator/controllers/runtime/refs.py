@@ -164,3 +164,17 @@ def disk_volumes(vm: VirtualMachine) -> dict[str, str]:
         disk.name: disk.volume_ref.name if disk.volume_ref else volume_name(vm.metadata.name, disk.name)
         for disk in vm.spec.disks
     }
+
+
+def cdrom_volumes(vm: VirtualMachine) -> dict[str, str]:
+    """CD-ROM drive -> Volume that lies in it, by spec."""
+    return {
+        drive.name: drive.medium.volume_ref.name
+        for drive in vm.spec.cdroms
+        if drive.medium is not None and drive.medium.volume_ref is not None
+    }
+
+
+def named_volumes(vm: VirtualMachine) -> set[str]:
+    """Every Volume that spec names, as a disk or as a medium."""
+    return {*disk_volumes(vm).values(), *cdrom_volumes(vm).values()}

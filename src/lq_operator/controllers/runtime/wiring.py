@@ -22,7 +22,7 @@ from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.runtime.attachments import attached_volumes
 from lq_operator.controllers.runtime.placements import is_moving, placed_on
-from lq_operator.controllers.runtime.refs import MAINTENANCE_LABEL, disk_volumes
+from lq_operator.controllers.runtime.refs import MAINTENANCE_LABEL, named_volumes
 from lq_operator.core.model import DomainEvent, Identity, NodeName
 from lq_operator.ports import Store
 
@@ -53,6 +53,7 @@ class Routes:
             self._volume_users(key)
         elif kind is Image:
             self._all(Volume, "volume", lambda volume: volume.status.phase != "Ready")
+            self._all(VirtualMachine, "vm", lambda vm: _has_in_a_drive(vm, key))
         elif kind in (HypervisorNode, HostAttestation):
             self._node(kind, key)
         elif kind in (StoragePool, VirtualNetwork, VirtualMachineClass, HypervisorCluster):
@@ -105,7 +106,7 @@ class Routes:
 
             self._all(Volume, "volume", waits)
             return
-        for volume in {*disk_volumes(vm).values(), *attached_volumes(vm)}:
+        for volume in named_volumes(vm) | attached_volumes(vm):
             self.queues["volume"](f"{namespace}/{volume}")
         if vm.spec.heartbeat is not None and vm.status.observed_generation != vm.metadata.generation:
             self.queues["guest"](key)  # it may be new, or wait less
@@ -151,7 +152,7 @@ class Routes:
     def _volume_users(self, key: str) -> None:
         namespace, _, name = key.partition("/")
         for vm in self.store.list(VirtualMachine):
-            if vm.metadata.namespace == namespace and name in disk_volumes(vm).values():
+            if vm.metadata.namespace == namespace and name in named_volumes(vm):
                 self.queues["vm"](vm.key)
 
     def _node(self, kind: type[Resource], key: str) -> None:
@@ -190,6 +191,12 @@ _OWN_QUEUE: dict[type[Resource], str] = {
     HypervisorCluster: "cluster",
     HostAttestation: "attestation",
 }
+
+
+def _has_in_a_drive(vm: VirtualMachine, image: str) -> bool:
+    namespace = vm.metadata.namespace
+    refs = (drive.medium.image_ref for drive in vm.spec.cdroms if drive.medium is not None)
+    return any(ref is not None and f"{ref.namespace or namespace}/{ref.name}" == image for ref in refs)
 
 
 def _in_maintenance(node: HypervisorNode) -> bool:

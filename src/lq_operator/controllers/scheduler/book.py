@@ -20,7 +20,7 @@ from lq_operator.api.vmclass import VirtualMachineClass
 from lq_operator.api.vmmigration import VirtualMachineMigration
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.runtime.placements import epoch_of, placement_of
-from lq_operator.controllers.runtime.refs import Namespaces, Refs, disk_volumes
+from lq_operator.controllers.runtime.refs import Namespaces, Refs, cdrom_volumes, disk_volumes, named_volumes
 from lq_operator.controllers.scheduler.fleet import Fleet
 from lq_operator.convert.placement import host_facts, network_reach, pool_reach, shape_of
 from lq_operator.core.failover.facts import Tombstone
@@ -244,7 +244,7 @@ class Book:
     def _resolve(self, key: str) -> None:
         vm = self._seen_vms.objects[key]
         namespace = vm.metadata.namespace or ""
-        volumes = tuple(f"{namespace}/{name}" for name in disk_volumes(vm).values())
+        volumes = tuple(f"{namespace}/{name}" for name in sorted(named_volumes(vm)))
         before = self.vms.get(key)
         if before is None or before.volumes != volumes:
             self._unlink(before, key)
@@ -335,6 +335,18 @@ def resolve(store: Store, refs: Refs, vm: VirtualMachine) -> tuple[str, Shape] |
         if isinstance(pool, Lack):
             return None
         pools[disk] = pool.metadata.name
+    media = cdrom_volumes(vm)
+    for drive in vm.spec.cdroms:
+        if drive.medium is None:
+            continue
+        key, named = f"cdrom/{drive.name}", drive.medium.pool_ref
+        if drive.name in media:
+            volume = volumes[key] = store.get(Volume, namespace, media[drive.name])
+            named = (volume.status.pool or volume.spec.pool_ref) if volume is not None else None
+        pool = refs.pool(named or None, cluster.metadata.name, f"spec.cdroms[{drive.name}].medium")
+        if isinstance(pool, Lack):
+            return None
+        pools[key] = pool.metadata.name
     return cluster.metadata.name, shape_of(vm, size, volumes, pools)
 
 

@@ -19,6 +19,7 @@ from lq_operator.api.volume import Volume
 from lq_operator.controllers.runtime.attachments import Attachments
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.refs import disk_volumes
+from lq_operator.controllers.vm.cdroms import is_told
 from lq_operator.controllers.vm.memory import VmMemory
 from lq_operator.controllers.vm.prepare import Prepared
 from lq_operator.controllers.vm.start import Starter
@@ -43,6 +44,8 @@ AGAIN_S = 2.0
 ASK_AGAIN_S = 15.0
 """A guest that was still booting has not heard it."""
 BACKOFF_S = (5.0, 15.0, 60.0, 300.0)
+TRAY_S = (5.0, 10.0)
+"""A person who unmounts a medium in the guest waits for the tray."""
 IN_BETWEEN = "changing"
 """The mark of a guest that is as no spec says: what it is made of has to be asked."""
 
@@ -119,8 +122,8 @@ class HotChanger:
             due = next((change for change in steps_of(hot.changes) if not self._waits(change, memory)), None)
             if due is None or domain.state is not DomainState.RUNNING:
                 break
-            if due.step is not None and due.step.verb == "attach_disk" and not _is_told(vm, due.step.name):
-                again_s = 0.0  # status has to name the volume before a guest can have it open
+            if not _is_told(vm, due, prepared):
+                again_s = 0.0  # status has to name what a guest can have open
                 break
             await self._step(vm, entry, hot, plan, due, memory)
             applied.append(due)
@@ -236,10 +239,11 @@ class HotChanger:
         except (Rejected, Conflict, Transient) as error:
             if not entry.host.alive:
                 raise
-            memory.hot_failed(change.path, str(error), now_s, BACKOFF_S)
+            tray = change.step is not None and change.step.verb == "set_medium"
+            memory.hot_failed(change.path, str(error), now_s, TRAY_S if tray else BACKOFF_S, _wish(change))
             log.warning("the running guest did not take a change", field=change.path, reason=str(error)[:500])
         else:
-            memory.hot_asked(change.path, now_s + ASK_AGAIN_S)
+            memory.hot_asked(change.path, now_s + ASK_AGAIN_S, _wish(change))
         await self.book.refresh(entry, name)
 
     async def _call(self, vm: VirtualMachine, entry: OwnedHost, plan: DomainPlan, change: Change) -> None:
@@ -259,6 +263,9 @@ class HotChanger:
                 await host.detach_disk(name, step.name)
             case "set_disk_limits":
                 await host.set_disk_limits(plan, step.name)
+            case "set_medium":
+                self.attachments.take(vm)
+                await host.set_medium(plan, step.name, force=step.force)
             case "attach_nic":
                 await host.attach_nic(plan, step.name)
             case "detach_nic":
@@ -270,7 +277,9 @@ class HotChanger:
 
     def _waits(self, change: Change, memory: VmMemory) -> bool:
         tried = memory.hot.get(change.path)
-        return tried is not None and tried.until_s > self.starter.clock.mono_s()
+        if tried is None or tried.wish != _wish(change):
+            return False
+        return tried.until_s > self.starter.clock.mono_s()
 
     def _said(self, changes: Sequence[Change], memory: VmMemory, domain: DomainSeen) -> tuple[Change, ...]:
         """With the reason of each that is still pending though it is live."""
@@ -299,13 +308,24 @@ class HotChanger:
         return max(AGAIN_S, min(one.until_s - now_s for one in tried))
 
 
+def _wish(change: Change) -> str:
+    """What a step of this change tries, for whoever asks whether it was tried already."""
+    return f"{change.after} {change.step.force if change.step is not None else ''}"
+
+
 def _sorted(*groups: Sequence[Change]) -> tuple[Change, ...]:
     return tuple(sorted((change for group in groups for change in group), key=lambda change: change.path))
 
 
-def _is_told(vm: VirtualMachine, disk: str) -> bool:
-    volume = disk_volumes(vm).get(disk)
-    return any(entry.name == disk and entry.volume == volume and entry.ready for entry in vm.status.disks)
+def _is_told(vm: VirtualMachine, change: Change, prepared: Prepared) -> bool:
+    """The file that this step gives to the guest is named by status, so that nobody deletes it meanwhile."""
+    step = change.step
+    if step is not None and step.verb == "set_medium":
+        return all(is_told(vm, drive) for drive in prepared.drives if drive.name == step.name)
+    if step is None or step.verb != "attach_disk":
+        return True
+    volume = disk_volumes(vm).get(step.name)
+    return any(entry.name == step.name and entry.volume == volume and entry.ready for entry in vm.status.disks)
 
 
 def _with_hardware(vm: VirtualMachine, hardware: HardwareStatus) -> VirtualMachine:

@@ -15,11 +15,12 @@ ASK_AGAIN_S = 15.0
 @dataclass(slots=True)
 class Tried:
     """A change of the running guest that was tried: not again before `until_s` (monotonic). `error`: why it failed,
-    '' where the guest was asked and may take its time."""
+    '' where the guest was asked and may take its time. `wish`: what was tried; another wish does not wait for it."""
 
     until_s: float
     count: int = 1
     error: str = ""
+    wish: str = ""
 
 
 @dataclass(slots=True)
@@ -49,15 +50,15 @@ class VmMemory:
     remedied: str = ""
     hot: dict[str, Tried] = field(default_factory=dict)
 
-    def hot_asked(self, path: str, until_s: float) -> None:
+    def hot_asked(self, path: str, until_s: float, wish: str = "") -> None:
         """The guest was asked for this change of its spec."""
-        self.hot[path] = Tried(until_s)
+        self.hot[path] = Tried(until_s, wish=wish)
 
-    def hot_failed(self, path: str, error: str, now_s: float, backoff_s: Sequence[float]) -> None:
+    def hot_failed(self, path: str, error: str, now_s: float, backoff_s: Sequence[float], wish: str = "") -> None:
         """It was refused; the wait grows."""
         before = self.hot.get(path)
-        count = before.count + 1 if before is not None and before.error else 1
-        self.hot[path] = Tried(now_s + backoff_s[min(count, len(backoff_s)) - 1], count, error)
+        count = before.count + 1 if before is not None and before.error and before.wish == wish else 1
+        self.hot[path] = Tried(now_s + backoff_s[min(count, len(backoff_s)) - 1], count, error, wish)
 
     def asked_of(self, epoch: Epoch | None, now_s: float) -> tuple[str, ...]:
         """How this run was asked to stop lately; nothing once that is so long ago that it is to be asked anew."""

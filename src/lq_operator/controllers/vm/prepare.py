@@ -11,6 +11,7 @@ from lq_operator.api.volume import Volume
 from lq_operator.controllers.runtime.attachments import Attachments
 from lq_operator.controllers.runtime.refs import Refs, disk_volumes
 from lq_operator.controllers.vm.addresses import subnet_of
+from lq_operator.controllers.vm.cdroms import Drive, Resolver
 from lq_operator.controllers.vm.children import Children
 from lq_operator.convert.domain import ResolvedDisk, ResolvedNic, Size
 from lq_operator.convert.seed import SeedNic
@@ -29,6 +30,7 @@ class Prepared:
     cluster: HypervisorCluster | None = None
     size: Size | None = None
     disks: list[ResolvedDisk] = field(default_factory=list)
+    drives: list[Drive] = field(default_factory=list)
     nics: list[ResolvedNic] = field(default_factory=list)
     seed_nics: list[SeedNic] = field(default_factory=list)
     dhcp_nics: list[tuple[str, str]] = field(default_factory=list)
@@ -49,6 +51,7 @@ def prepare(
     prepared = Prepared(blockers=list(children.lacks))
     _cluster_and_size(vm, refs, prepared)
     _disks(vm, node, refs, store, attachments, prepared)
+    _cdroms(vm, node, refs, store, attachments, prepared)
     for interface in vm.spec.interfaces:
         _nic(vm, identity, interface, node, refs, children, prepared)
     _duplicate_macs(vm, store, prepared)
@@ -90,6 +93,18 @@ def _disks(
                 prepared.blockers.append(pool)
                 continue
         _one_disk(disk_name, volume, node, prepared)
+
+
+def _cdroms(
+    vm: VirtualMachine, node: NodeName | None, refs: Refs, store: Store, attachments: Attachments, prepared: Prepared
+) -> None:
+    if not vm.spec.cdroms or prepared.cluster is None:
+        return
+    cluster = prepared.cluster.metadata.name
+    prepared.drives = Resolver(vm, node, refs, store, attachments, cluster).drives()
+    for drive in prepared.drives:
+        if drive.lack is not None:
+            (prepared.blockers if drive.blocks else prepared.pending).append(drive.lack)
 
 
 def _one_disk(disk_name: str, volume: Volume, node: NodeName | None, prepared: Prepared) -> None:

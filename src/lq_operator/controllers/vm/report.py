@@ -20,6 +20,7 @@ from lq_operator.controllers.runtime.guestbook import GuestBook, GuestSaid
 from lq_operator.controllers.runtime.placements import epoch_of, scheduled_operations
 from lq_operator.controllers.runtime.refs import disk_volumes
 from lq_operator.controllers.runtime.status import report_status
+from lq_operator.controllers.vm.cdroms import told_cdroms
 from lq_operator.controllers.vm.changes import (
     PENDING_CHANGES,
     RESTART_REQUIRED,
@@ -117,6 +118,10 @@ class Reporter:
             "disks": [_dump(disk) for disk in _disks(vm, prepared, _kept_disks(vm, hot, running=running))],
             "changes": [_dump(change) for change in changes],
         }
+        if vm.spec.cdroms or vm.status.cdroms:
+            keeps = running or power.state in ("Suspended", "Unknown")
+            told = told_cdroms(vm, prepared.drives, hot.shape, known=hot.known and running, keeps=keeps)
+            status["cdroms"] = [_dump(drive) for drive in (told if prepared.cluster is not None else vm.status.cdroms)]
         try:
             wrote = await report_status(self.resources, vm, status, MANAGER)
             await self._unscheduled(vm, world, decision, now)

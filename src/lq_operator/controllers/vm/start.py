@@ -195,6 +195,7 @@ def _plan(
         size=prepared.size,
         host=host,
         disks=tuple(prepared.disks),
+        cdroms=tuple(drive.resolved for drive in prepared.drives),
         nics=tuple(prepared.nics),
         addresses=tuple((nic.name, nic.cidr.partition("/")[0]) for nic in prepared.seed_nics),
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from lq_operator.core.lifecycle.fields import Effect, effect_of
-from lq_operator.core.lifecycle.shape import MEMORY_BLOCK_MIB, DiskShape, GuestShape, NicShape
+from lq_operator.core.lifecycle.shape import MEMORY_BLOCK_MIB, CdromShape, DiskShape, GuestShape, NicShape
 from lq_operator.core.units import format_mib
 
 CLOUD_INIT = "spec.cloudInit"
@@ -20,10 +20,11 @@ _WORDS = {True: "true", False: "false"}
 @dataclass(frozen=True, slots=True)
 class Step:
     """One call to the host. `verb`: detach_disk, attach_disk, set_disk_limits, detach_nic, attach_nic, update_nic,
-    set_vcpus, set_memory, set_cpu_tuning; `name`: of the device."""
+    set_medium, set_vcpus, set_memory, set_cpu_tuning; `name`: of the device; `force`: whatever the guest thinks of it."""
 
     verb: str
     name: str = ""
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,8 @@ class Change:
 
 
 _ORDER = (
-    "detach_nic", "detach_disk", "set_memory", "set_vcpus", "set_cpu_tuning", "set_disk_limits", "update_nic", "attach_disk",
-    "attach_nic",
+    "detach_nic", "detach_disk", "set_memory", "set_vcpus", "set_cpu_tuning", "set_disk_limits", "update_nic", "set_medium",
+    "attach_disk", "attach_nic",
 )  # fmt: skip
 """Steps in this order: what frees a slot comes first."""
 
@@ -52,6 +53,7 @@ def changes_of(running: GuestShape, wished: GuestShape, *, class_name: str = "")
         *_memory(running, wished, class_name),
         *_switches(running, wished),
         *_disks(running.disks, wished.disks),
+        *_cdroms(running.cdroms, wished.cdroms),
         *_nics(running.nics, wished.nics),
         *_record(running, wished),
     ]
@@ -227,6 +229,34 @@ def _disk(path: str, old: DiskShape, new: DiskShape) -> Iterator[Change]:
     ):
         if before != after:
             yield _simple(f"{path}.{name}", before, after, step=step)
+
+
+def _cdroms(running: Sequence[CdromShape], wished: Sequence[CdromShape]) -> Iterator[Change]:
+    before, after = ({drive.name: drive for drive in drives} for drives in (running, wished))
+    for name in sorted(before.keys() | after.keys()):
+        path, old, new = f"spec.cdroms[{name}]", before.get(name), after.get(name)
+        if old is None or new is None:
+            yield _simple(f"{path}.name", old and name, new and name)
+            continue
+        for word, was, now in (("bus", old.bus, new.bus), ("bootOrder", old.boot_order, new.boot_order)):
+            if was != now:
+                yield _simple(f"{path}.{word}", was, now)
+        yield from _medium(f"{path}.medium", old, new)
+
+
+def _medium(path: str, old: CdromShape, new: CdromShape) -> Iterator[Change]:
+    """A medium that is not there yet leaves the one before where it is."""
+    if new.waits:
+        yield Change(path, effect_of(path), _file(old.path), "the medium of spec", new.waits)
+    elif old.path != new.path:
+        before, after = _file(old.path), _file(new.path)
+        if before == after:  # the same image in another pool
+            before, after = old.path, new.path
+        yield _simple(path, before, after, step=Step("set_medium", new.name, force=new.force))
+
+
+def _file(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def _nics(running: Sequence[NicShape], wished: Sequence[NicShape]) -> Iterator[Change]:

@@ -112,6 +112,17 @@ FIELDS: dict[str, Row] = {
     "spec.disks[].cache": Row(CYCLE, observed=_DEFINITION),
     "spec.disks[].readOnly": Row(CYCLE, observed="guest: ro of the block device"),
     "spec.disks[].limits": Row(LIVE, observed="QEMU: query-block"),
+    "spec.cdroms[].name": Row(
+        CYCLE, "A drive added or taken out. What lies in it changes while the VM runs.", "guest: /sys/block"
+    ),
+    "spec.cdroms[].medium": Row(
+        LIVE,
+        "Put in, taken out, exchanged. While the guest has the tray locked it waits, and says so.",
+        "guest: the first bytes of /dev/sr0",
+    ),
+    "spec.cdroms[].bus": Row(CYCLE, observed=_DEFINITION),
+    "spec.cdroms[].bootOrder": Row(CYCLE, observed=_DEFINITION),
+    "spec.cdroms[].forceEject": Row(NOTHING, "Read when the medium is taken out."),
     "spec.interfaces[].name": Row(LIVE, "An interface added or taken out.", "guest: /sys/class/net"),
     "spec.interfaces[].networkRef": Row(
         LIVE,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from lq_operator.core.model import DiskPlan, DomainPlan, NicPlan
+from lq_operator.core.model import CdromPlan, DiskPlan, DomainPlan, NicPlan
 
 MEMORY_BLOCK_MIB = 2
 """Granularity of virtio-mem: the size of a huge page."""
@@ -25,6 +25,18 @@ class DiskShape:
     boot_order: int = 0
     iops: int = 0
     bytes_per_second: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CdromShape:
+    """One CD-ROM drive; `path` '' = nothing lies in it. `force` and `waits` belong to what is wished (CdromPlan)."""
+
+    name: str
+    path: str = ""
+    bus: str = "sata"
+    boot_order: int = 0
+    force: bool = False
+    waits: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,7 @@ class GuestShape:
     guest_agent: bool = False
     console_log: bool = False
     disks: tuple[DiskShape, ...] = ()
+    cdroms: tuple[CdromShape, ...] = ()
     nics: tuple[NicShape, ...] = ()
     record: tuple[tuple[str, str], ...] = ()
 
@@ -80,6 +93,11 @@ def disk_shape(disk: DiskPlan) -> DiskShape:
     return DiskShape(
         disk.name, disk.path, disk.bus, disk.cache, disk.read_only, disk.boot_order, disk.iops, disk.bytes_per_second
     )
+
+
+def cdrom_shape(drive: CdromPlan) -> CdromShape:
+    """A drive as it is wished."""
+    return CdromShape(drive.name, drive.path, drive.bus, drive.boot_order, drive.force_eject, drive.waits)
 
 
 def nic_shape(nic: NicPlan) -> NicShape:
@@ -106,6 +124,7 @@ def shape_of(plan: DomainPlan) -> GuestShape:
         guest_agent=plan.guest_agent,
         console_log=bool(plan.console_log_path),
         disks=tuple(sorted((disk_shape(disk) for disk in plan.disks), key=lambda disk: disk.name)),
+        cdroms=tuple(sorted((cdrom_shape(drive) for drive in plan.cdroms), key=lambda drive: drive.name)),
         nics=tuple(sorted((nic_shape(nic) for nic in plan.nics), key=lambda nic: nic.name)),
         record=plan.record,
     )

@@ -35,6 +35,16 @@ class DiskNeed:
 
 
 @dataclass(frozen=True, slots=True)
+class MediumNeed:
+    """What lies in a CD-ROM drive: its file in a pool ('' where no pool of ours has it)."""
+
+    drive: str
+    pool: str
+    file: str
+    shared: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Needs:
     """What the guest needs on the target. `networks`: (interface, libvirt network or bridge, is a bridge).
 
@@ -49,6 +59,7 @@ class Needs:
     state_files: tuple[str, ...] = ()
     state_shared: bool = True
     tpm: bool = False
+    media: tuple[MediumNeed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,7 @@ def obstacles(needs: Needs, seen: TargetSeen) -> tuple[Obstacle, ...]:
     found += _machine(needs, seen)
     found += _networks(needs, seen)
     found += _disks(needs, seen)
+    found += _media(needs, seen)
     found += _state(needs, seen)
     if seen.taken:
         found.append(Obstacle("Name", seen.taken, f"{seen.node} has a domain {seen.taken} already: remove it first"))
@@ -157,6 +169,22 @@ def _disks(needs: Needs, seen: TargetSeen) -> list[Obstacle]:
             message = f"{seen.node} has a complete file {disk.file} in pool {disk.pool}: compare it and remove one"
             found.append(Obstacle("Disk", disk.disk, message))
     return found + _room(copied, seen)
+
+
+def _media(needs: Needs, seen: TargetSeen) -> list[Obstacle]:
+    """A medium goes along where the target reads the same file, or has a complete copy of it."""
+    found = []
+    for medium in needs.media:
+        there = medium.file in seen.files.get(medium.pool, frozenset())
+        if there and (medium.shared or (medium.pool, medium.file) in seen.marked):
+            continue
+        where = f"in pool {medium.pool}" if medium.pool else "in any pool"
+        message = (
+            f"{seen.node} does not have {medium.file} {where}, which lies in CD-ROM drive {medium.drive}: eject it (take "
+            f"spec.cdroms[{medium.drive}].medium away), or use a shared pool for it"
+        )
+        found.append(Obstacle("Cdrom", medium.drive, message))
+    return found
 
 
 def _room(copied: Mapping[str, int], seen: TargetSeen) -> list[Obstacle]:

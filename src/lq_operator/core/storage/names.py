@@ -78,3 +78,14 @@ def unfinished_files(names: Set[str], uids: Mapping[tuple[str | None, str], str]
 def artefact_file(namespace: str, name: str, sha256: str, format_: str) -> str:
     """File of an imported image in a pool: image and content, so that it is found again after the API server was lost."""
     return f"img_{namespace}_{name}_{sha256[:16]}.{format_}"
+
+
+def medium_of(path: str) -> str:
+    """What a file in a CD-ROM drive is: NAMESPACE/NAME of an Image, NAME of a Volume, '' for nothing and for what is not
+    ours. Inverse of `artefact_file` and `volume_file`."""
+    kind, _, rest = path.rpartition("/")[2].partition("_")
+    namespace, _, rest = rest.partition("_")
+    name, mark, _ = rest.partition("_")
+    if not mark or kind not in ("img", "vol"):
+        return ""
+    return f"{namespace}/{name}" if kind == "img" else name

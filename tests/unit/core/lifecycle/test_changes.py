@@ -10,7 +10,7 @@ import pytest
 
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.cli_tools import explain
-from lq_operator.convert.domain import HostSide, ResolvedDisk, ResolvedNic, Size, domain_plan
+from lq_operator.convert.domain import HostSide, ResolvedCdrom, ResolvedDisk, ResolvedNic, Size, domain_plan
 from lq_operator.core.lifecycle.changes import Change, changes_of, sentence_of, steps_of
 from lq_operator.core.lifecycle.fields import FIELDS, Effect, field_of
 from lq_operator.core.lifecycle.shape import GuestShape, shape_of
@@ -28,6 +28,7 @@ SPEC: dict[str, Any] = {
         {"name": "data", "volumeRef": {"name": "d"}, "limits": {"iops": 100, "bandwidth": "1Mi"}},
         {"name": "old", "volumeRef": {"name": "o"}, "bus": "sata"},
     ],
+    "cdroms": [{"name": "cd", "medium": {"imageRef": {"name": "iso"}}}, {"name": "empty", "bus": "scsi"}],
     "interfaces": [{"name": "eth0", "networkRef": {"name": "n"}, "addressing": "Claim", "address": "10.0.0.5"}],
     "cloudInit": {"userData": "#cloud-config\n", "hostname": "a"},
     "guestAgent": True,
@@ -53,6 +54,14 @@ def shape(spec: dict[str, Any], missing: tuple[str, ...] = ()) -> GuestShape:
             ResolvedDisk(d.name, "" if d.name in missing else f"/p/{d.volume_ref.name}", "qcow2")
             for d in vm.spec.disks
             if d.volume_ref
+        ),
+        cdroms=tuple(
+            ResolvedCdrom(
+                c.name,
+                f"/{c.medium.pool_ref or 'p'}/{c.medium.image_ref.name}" if c.medium and c.medium.image_ref else "",
+                waits="it is being imported" if c.name in missing else "",
+            )
+            for c in vm.spec.cdroms
         ),
         nics=tuple(
             ResolvedNic(i.name, i.mac or "02:00:00:00:00:01", network=f"lq_{i.network_ref.name}", mtu=int(i.network_ref.name == "jumbo") * 9000)
@@ -88,6 +97,7 @@ class Case:
     drop: list[str] = field(default_factory=list)
 
 
+_ISO2 = {"imageRef": {"name": "other"}}
 _DATA2 = {"name": "more", "volumeRef": {"name": "m"}}
 _NIC2 = {"name": "eth1", "networkRef": {"name": "n"}, "mac": "02:00:00:00:00:09"}
 
@@ -153,6 +163,21 @@ CASES: dict[str, Case] = {
         {"spec.disks[data].limits.iops": LIVE, "spec.disks[data].limits.bandwidth": LIVE},
         step="set_disk_limits",
     ),
+    "a drive": Case({"cdroms": [*SPEC["cdroms"], {"name": "cd3"}]}, {"spec.cdroms[cd3].name": CYCLE}),
+    "a drive less": Case({"cdroms__0": None}, {"spec.cdroms[cd].name": CYCLE}),
+    "no drive any more": Case({"cdroms": []}, {"spec.cdroms[cd].name": CYCLE, "spec.cdroms[empty].name": CYCLE}),
+    "a medium": Case({"cdroms__1__medium": _ISO2}, {"spec.cdroms[empty].medium": LIVE}, step="set_medium"),
+    "another medium": Case({"cdroms__0__medium": _ISO2}, {"spec.cdroms[cd].medium": LIVE}, step="set_medium"),
+    "the medium in another pool": Case(
+        {"cdroms__0__medium__poolRef": "q"}, {"spec.cdroms[cd].medium": LIVE}, step="set_medium"
+    ),
+    "ejected": Case({"cdroms__0__medium": None}, {"spec.cdroms[cd].medium": LIVE}, step="set_medium"),
+    "a medium that is not there yet": Case(
+        {"cdroms__0__medium": _ISO2}, {"spec.cdroms[cd].medium": LIVE}, missing=("cd",)
+    ),
+    "a drive's bus": Case({"cdroms__0__bus": "scsi"}, {"spec.cdroms[cd].bus": CYCLE}),
+    "a drive to boot from": Case({"cdroms__0__bootOrder": 2}, {"spec.cdroms[cd].bootOrder": CYCLE}),
+    "by force": Case({"cdroms__0__forceEject": True}, {}),
     "an interface": Case({"interfaces": [*SPEC["interfaces"], _NIC2]}, {"spec.interfaces[eth1].name": LIVE}, step="attach_nic"),
     "an interface less": Case({"interfaces__0": None}, {"spec.interfaces[eth0].name": LIVE}, step="detach_nic"),
     "another network": Case(

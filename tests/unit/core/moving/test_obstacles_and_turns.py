@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lq_operator.core.model import DomainPlan, Epoch, HardwareAbi, HostInventory, HostUUID, Identity, PoolSeen
-from lq_operator.core.moving.obstacles import SPARE_BYTES, DiskNeed, Needs, TargetSeen, obstacles
+from lq_operator.core.moving.obstacles import SPARE_BYTES, DiskNeed, MediumNeed, Needs, TargetSeen, obstacles
 from lq_operator.core.moving.turns import Way, turn_of
 
 GIB = 1024**3
@@ -39,6 +39,25 @@ def pools(**changes: PoolSeen | None) -> dict[str, PoolSeen]:
 
 def test_nothing_in_the_way() -> None:
     assert obstacles(NEEDS, SEEN) == ()
+
+
+@pytest.mark.parametrize(
+    ("medium", "there", "marked", "goes"),
+    [
+        (MediumNeed("cd", "lq-shared", "img_a", shared=True), True, False, True),
+        (MediumNeed("cd", "lq-shared", "img_a", shared=True), False, False, False),
+        (MediumNeed("cd", "lq-local", "img_a", shared=False), True, True, True),
+        (MediumNeed("cd", "lq-local", "img_a", shared=False), True, False, False),  # being imported
+        (MediumNeed("cd", "lq-local", "img_a", shared=False), False, False, False),
+        (MediumNeed("cd", "", "/root/by-hand.iso", shared=False), False, False, False),
+    ],
+)
+def test_a_medium_goes_along_where_the_target_has_it(medium: MediumNeed, there: bool, marked: bool, goes: bool) -> None:
+    files = {**SEEN.files, medium.pool: SEEN.files.get(medium.pool, frozenset()) | ({medium.file} if there else set())}
+    pairs = frozenset({(medium.pool, medium.file)} if marked else ())
+    found = obstacles(replace(NEEDS, media=(medium,)), replace(SEEN, files=files, marked=pairs))
+    assert [one.what for one in found] == ([] if goes else ["Cdrom"])
+    assert all("eject it (take spec.cdroms[cd].medium away)" in one.message for one in found)
 
 
 @pytest.mark.parametrize(

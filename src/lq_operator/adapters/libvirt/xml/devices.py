@@ -1,6 +1,6 @@
 """The <devices> of a DomainPlan, with stable aliases, targets and PCI addresses.
 
-Keys of HardwareAbi.slots that are written and read here: 'disk/NAME', 'nic/NAME', 'controller/INDEX' (PCIe root
+Keys of HardwareAbi.slots that are written and read here: 'disk/NAME', 'cdrom/NAME', 'nic/NAME', 'controller/INDEX' (PCIe root
 ports), 'controller/INDEX/MODEL' (other PCI controllers), 'seed', 'memory', 'usb', 'scsi', 'serial', 'balloon', 'rng',
 'watchdog', 'video'. Disks on scsi and sata get their place from the target name, so they have no slot.
 """
@@ -12,7 +12,7 @@ import string
 
 from lq_operator.adapters.libvirt.xml.build import Element, node, path
 from lq_operator.core.lifecycle.shape import MEMORY_BLOCK_MIB, memory_headroom_mib
-from lq_operator.core.model import DiskPlan, DomainPlan, NicPlan
+from lq_operator.core.model import CdromPlan, DiskPlan, DomainPlan, NicPlan
 from lq_operator.core.result import Rejected
 
 SEED_KEY = "seed"
@@ -46,7 +46,11 @@ def add_devices(devices: Element, plan: DomainPlan) -> None:
     _add_controllers(devices, plan, slots)
     targets = _targets(plan)
     for disk in plan.disks:
-        _add_disk(devices, disk, targets[disk.name], disk.slot or slots.get(f"disk/{disk.name}", ""))
+        key = f"disk/{disk.name}"
+        _add_disk(devices, disk, targets[key], disk.slot or slots.get(key, ""))
+    for drive in plan.cdroms:
+        key = f"cdrom/{drive.name}"
+        _add_disk(devices, _as_disk(drive), targets[key], "", key=key)
     if plan.seed_path:
         seed = DiskPlan(SEED_KEY, plan.seed_path, "raw", read_only=True, discard=False, cache="writeback")
         _add_disk(devices, seed, SEED_TARGET, slots.get(SEED_KEY, ""), key=SEED_KEY)
@@ -83,7 +87,7 @@ def _has_pcie(plan: DomainPlan) -> bool:
 
 
 def _needs_scsi(plan: DomainPlan) -> bool:
-    return any(disk.bus == "scsi" for disk in plan.disks)
+    return any(disk.bus == "scsi" for disk in plan.disks) or any(drive.bus == "scsi" for drive in plan.cdroms)
 
 
 def _add_pci(devices: Element, plan: DomainPlan) -> None:
@@ -131,28 +135,38 @@ def _letters(number: int) -> str:
 
 
 def _targets(plan: DomainPlan) -> dict[str, str]:
-    """Disk name -> target: the disk's own, else the recorded one, else the first free of its bus."""
-    recorded = {key.removeprefix("disk/"): target for key, target in plan.hardware.targets}
+    """'disk/NAME' or 'cdrom/NAME' -> target: the device's own, else the recorded one, else the first free of its bus."""
+    recorded = dict(plan.hardware.targets)
     chosen: dict[str, str] = {}
-    for disk in plan.disks:
-        if disk.name in chosen:
-            raise Rejected(f"two disks are named {disk.name!r}; names must differ", field=f"disks[{disk.name}]")
-        if disk.bus not in _PREFIX:
-            raise Rejected(f"disk {disk.name}: bus {disk.bus!r} is not {', '.join(_PREFIX)}", field="bus")
-        chosen[disk.name] = disk.target or recorded.get(disk.name, "")
+    wanted: list[tuple[str, DiskPlan | CdromPlan]] = [(f"disk/{disk.name}", disk) for disk in plan.disks]
+    wanted += [(f"cdrom/{drive.name}", drive) for drive in plan.cdroms]
+    for key, device in wanted:
+        kind, _, name = key.partition("/")
+        if key in chosen:
+            raise Rejected(f"two {kind}s are named {name!r}; names must differ", field=f"{kind}s[{name}]")
+        if device.bus not in _PREFIX:
+            raise Rejected(f"{kind} {name}: bus {device.bus!r} is not {', '.join(_PREFIX)}", field="bus")
+        chosen[key] = device.target or recorded.get(key, "")
     # Targets of disks that are detached now stay reserved: the guest knew something else under that name.
     used = {SEED_TARGET, *recorded.values(), *chosen.values()}
-    for disk in plan.disks:
+    for key, device in wanted:
         number = 0
-        while not chosen[disk.name]:
-            candidate = _PREFIX[disk.bus] + _letters(number)
+        while not chosen[key]:
+            candidate = _PREFIX[device.bus] + _letters(number)
             number += 1
             if candidate not in used:
-                chosen[disk.name] = candidate
+                chosen[key] = candidate
                 used.add(candidate)
     if len(set(chosen.values())) != len(chosen):
         raise Rejected(f"two disks have the same target: {chosen}", field="target")
     return chosen
+
+
+def _as_disk(drive: CdromPlan) -> DiskPlan:
+    """The host caches it: several guests may read the one file, and nobody writes to it."""
+    return DiskPlan(
+        drive.name, drive.path, drive.format, drive.bus, "cdrom", True, "writeback", drive.boot_order, discard=False
+    )
 
 
 def _add_disk(devices: Element, disk: DiskPlan, target: str, slot: str, *, key: str = "") -> None:

@@ -65,7 +65,16 @@ def _place_disks(root: Element, plan: DomainPlan) -> None:
     wanted = {f"disk/{disk.name}": disk for disk in plan.disks}
     if plan.seed_path:
         wanted[SEED_KEY] = DiskPlan(SEED_KEY, plan.seed_path, "raw")
-    _same(found, wanted, "disk")
+    drives = {f"cdrom/{drive.name}": drive for drive in plan.cdroms}
+    _same(found, {**wanted, **drives}, "disk")
+    for key, drive in drives.items():
+        source = found[key].find("source")
+        inside = "" if source is None else str(source.get("file") or source.get("dev") or "")
+        if inside != drive.path:  # never another medium under a guest that reads from this one
+            what = f"cdroms[{drive.name}]"
+            raise Rejected(f"{what}: {inside or 'nothing'} lies in it now, not {drive.path or 'nothing'}", field=what)
+        for chain in found[key].findall("backingStore"):
+            found[key].remove(chain)
     for key, disk in wanted.items():
         source = found[key].find("source")
         if source is None:  # an empty drive

@@ -7,7 +7,7 @@ import json
 from lq_operator.adapters.libvirt.xml.build import Element, parse, size_bytes, whole
 from lq_operator.adapters.libvirt.xml.devices import AGENT_CHANNEL, key_of
 from lq_operator.adapters.libvirt.xml.domain import CPU_PERIOD_US, LQ_DOMAIN
-from lq_operator.core.lifecycle.shape import DiskShape, GuestShape, NicShape
+from lq_operator.core.lifecycle.shape import CdromShape, DiskShape, GuestShape, NicShape
 
 _MIB = 1024 * 1024
 
@@ -43,6 +43,7 @@ def read_shape(document: str) -> GuestShape:
         console_log=root.find("devices/serial/log") is not None
         or root.find("devices/serial[@type='file']") is not None,
         disks=tuple(sorted(_disks(root), key=lambda disk: disk.name)),
+        cdroms=tuple(sorted(_cdroms(root), key=lambda drive: drive.name)),
         nics=tuple(sorted(_nics(root), key=lambda nic: nic.name)),
         record=_record(_attribute(root, f"metadata/{{{LQ_DOMAIN}}}vm", "record")),
     )
@@ -89,6 +90,18 @@ def _disks(root: Element) -> list[DiskShape]:
             bytes_per_second=whole(disk.findtext("iotune/total_bytes_sec")),
         )
         for name, disk in _ours(root, "disk", "disk")
+    ]
+
+
+def _cdroms(root: Element) -> list[CdromShape]:
+    return [
+        CdromShape(
+            name=name,
+            path=_attribute(drive, "source", "file") or _attribute(drive, "source", "dev"),
+            bus=_attribute(drive, "target", "bus"),
+            boot_order=whole(_attribute(drive, "boot", "order")),
+        )
+        for name, drive in _ours(root, "disk", "cdrom")
     ]
 
 
