@@ -3,7 +3,8 @@
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
-# libvirt-python has no wheels: it is compiled against the libvirt that the final stage installs.
+# libvirt-python has no wheels: it is compiled against the libvirt that the final stage installs. So are the placement
+# engine's inner loops (hack/compile_kernel.py).
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev libvirt-dev pkg-config \
  && rm -rf /var/lib/apt/lists/*
@@ -16,6 +17,7 @@ WORKDIR /src
 COPY requirements.lock ./
 RUN pip install --require-hashes --no-deps -r requirements.lock
 COPY pyproject.toml README.md ./
+COPY hack/compile_kernel.py ./hack/
 COPY charts ./charts
 COPY src ./src
 RUN pip install --no-deps . && pip check && pip uninstall -y pip

@@ -91,6 +91,11 @@ print("all")
     assert done.stdout.strip().endswith("all"), done.stderr[-2000:]
 
 
+def test_the_placement_engine_is_compiled_in_it(container: str) -> None:
+    script = "from lq_operator.core.placement import kernel; print(kernel.library is not None)"
+    assert inside(container, "python", "-c", script).stdout.split() == ["True"]
+
+
 def test_it_brings_no_compiler_and_writes_nothing_of_its_own(container: str) -> None:
     assert inside(container, "sh", "-c", "command -v gcc || command -v make || echo none").stdout.strip() == "none"
     listing = inside(container, "find", "/opt/venv", "-writable", "-print", "-quit")

@@ -7,11 +7,26 @@ import time
 
 from tests.bench.placement.stream import Stream
 
-from lq_operator.core.placement import PlacementEngine
+from lq_operator.core.placement import PlacementEngine, kernel
 
 
-def bench_decisions(hosts: int, decisions: int, *, classes: int = 96, seed: int = 1) -> dict[str, object]:
-    """One arrival = decide + reserve + set_vm; 0.9 departures and 0.05 host changes per arrival, all in the time."""
+def bench_decisions(
+    hosts: int, decisions: int, *, classes: int = 96, seed: int = 1, numpy_alone: bool = False
+) -> dict[str, object]:
+    """One arrival = decide + reserve + set_vm; 0.9 departures and 0.05 host changes per arrival, all in the time.
+
+    numpy_alone: without the compiled loops.
+    """
+    loops = kernel.library
+    kernel.library = None if numpy_alone else loops
+    try:
+        row = _run(hosts, decisions, classes, seed)
+    finally:
+        kernel.library = loops
+    return {"bench": "decisions", "loops": "numpy" if numpy_alone or loops is None else "compiled", **row}
+
+
+def _run(hosts: int, decisions: int, classes: int, seed: int) -> dict[str, object]:
     engine = PlacementEngine("balanced", seed=seed)
     stream = Stream(hosts, engine, classes=classes, seed=seed)
     for _ in range(2 * classes):
@@ -37,7 +52,6 @@ def bench_decisions(hosts: int, decisions: int, *, classes: int = 96, seed: int 
     cpu = time.process_time() - start
     latency.sort()
     return {
-        "bench": "decisions",
         "hosts": hosts,
         "classes": classes,
         "decisions": decisions,
@@ -57,4 +71,5 @@ if __name__ == "__main__":
     import sys
 
     for size in sys.argv[1:] or ("1000", "10000"):
-        print(bench_decisions(int(size), 5000))
+        for numpy_alone in (False, True):
+            print(bench_decisions(int(size), 5000, numpy_alone=numpy_alone))

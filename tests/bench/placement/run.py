@@ -42,7 +42,8 @@ def main() -> None:
 
     show({"bench": "machine", "python": platform.python_version(), "numpy": np.__version__, "compare_us": machine_us()})
     for hosts in (1000,) if options.quick else (1000, 10_000):
-        show(bench_decisions(hosts, 3000 if options.quick else 10_000))
+        for numpy_alone in (False, True):
+            show(bench_decisions(hosts, 3000 if options.quick else 10_000, numpy_alone=numpy_alone))
     for bins in ([Bins(64_000, 256 * GIB, 10**6)], [Bins(256_000, 768 * GIB, 10**6)],
                  [Bins(64_000, 256 * GIB, 800), Bins(128_000, 768 * GIB, 10**6)]):  # fmt: skip
         show(bench_batch(4000 if options.quick else 20_000, bins))

@@ -81,7 +81,8 @@ def move_vm(case: Case, cost: int, limit: int) -> Iterator[Pick]:
     state, shape = case.state, case.shape
     if not case.any_only(*MOVABLE):
         return
-    rows = _with_devices(case, np.flatnonzero(case.only(*MOVABLE) & _one_vm_too_many(case)))
+    rows = _with_devices(case, np.flatnonzero(case.only(*MOVABLE)))
+    rows = rows[_one_vm_too_many(case, rows)]
     if not len(rows):
         return
     free = state.amount("hugepages", str(shape.hugepage_kib)) if shape.hugepage_kib else state.free_memory
@@ -138,23 +139,23 @@ def _between_vms(case: Case) -> tuple[tuple[str, list[Group]], ...]:
     )
 
 
-def _one_vm_too_many(case: Case) -> BoolArray:
-    """Rows where one VM's leaving could be enough for the rules between VMs (necessary, not sufficient)."""
-    state, question, every = case.state, case.question, slice(0, case.state.n)
-    enough = np.ones(state.n, np.bool_)
+def _one_vm_too_many(case: Case, rows: IntArray) -> BoolArray:
+    """Per row whether one VM's leaving could be enough for the rules between VMs (necessary, not sufficient)."""
+    state, question = case.state, case.question
+    enough = np.ones(len(rows), np.bool_)
     for term, group in question.anti_affinity:
-        enough &= counts_per_row(state, group, term.topology_key, every) <= 1
+        enough &= counts_per_row(state, group, term.topology_key, rows) <= 1
     for group in question.refused_by:
-        enough &= counts_per_row(state, group, group.term.topology_key, every) <= 1
+        enough &= counts_per_row(state, group, group.term.topology_key, rows) <= 1
     for spread, group in question.spread:
         own = 1 if group in question.belongs else 0
         low = fewest(state, question, group, spread.topology_key)
-        there = counts_per_row(state, group, spread.topology_key, every)
+        there = counts_per_row(state, group, spread.topology_key, rows)
         enough &= there + own - low <= spread.max_skew + 1
     for name, groups in _between_vms(case):
         if name in case.fails:  # the VM that leaves must be one of them
-            here = np.any([group.host_counts[every] > 0 for group in groups], axis=0)
-            enough &= here | ~case.fails[name]
+            here = np.any([group.present[rows] for group in groups], axis=0)
+            enough &= here | ~case.fails[name][rows]
     return enough
 
 

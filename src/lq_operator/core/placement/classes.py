@@ -10,7 +10,8 @@ import numpy as np
 
 from lq_operator.core.placement.explain import template_of
 from lq_operator.core.placement.filters import FILTERS, Depends, Filter
-from lq_operator.core.placement.parts import CODE_BYTES, CODES, Codes, FactsPart, RoomPart, keys_of
+from lq_operator.core.placement.kernel import Codes, JudgeLoop, address
+from lq_operator.core.placement.parts import ABSENT, CODE_BYTES, CODES, FactsPart, RoomPart, keys_of
 from lq_operator.core.placement.question import Question
 from lq_operator.core.placement.scores import SCORES, Score, after_placement
 from lq_operator.core.placement.state import ClusterState, FloatArray, Rows
@@ -61,6 +62,21 @@ class ClassView:
                 np.maximum(verdict, failing * CODE_BYTES[CODES[rule.name]], out=verdict)
         key = keys_of(self.total_with_wish(state, rows), state.tie[:n]) if self.wishes else self.room.key[:n]
         return verdict, np.where(verdict, REFUSED, key)
+
+    def judge_with(self, loop: JudgeLoop, state: ClusterState) -> None:
+        """The same by the compiled loop, with the best rows and the first ones that are refused; the answer is in it."""
+        n, rows, question = state.n, slice(0, state.n), self.question
+        groups = [
+            (CODES[rule.name], rule.fails(state, question, rows))
+            for rule in self.group_rules
+            if not rule.idle(state, question)
+        ]
+        key_at = self.room.key_at
+        state.tie_order()  # numbers the tie breakers where hosts came or went
+        if self.wishes:
+            key = keys_of(self.total_with_wish(state, rows), state.tie[:n])
+            key_at = address(key)
+        loop.run(n, self.facts.verdict_at, self.room.verdict_at, key_at, groups, ABSENT + 1)
 
     def judge_row(self, state: ClusterState, row: int) -> int:
         """Verdict of one row."""

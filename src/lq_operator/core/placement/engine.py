@@ -11,10 +11,11 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from lq_operator.core.placement import counterfactual, explain
+from lq_operator.core.placement import counterfactual, explain, kernel
 from lq_operator.core.placement.classes import REFUSED, ClassView
 from lq_operator.core.placement.filters import FILTERS, Depends
-from lq_operator.core.placement.parts import ABSENT, CODES, FITS, Codes, FactsPart, RoomPart, facts_key, room_key
+from lq_operator.core.placement.kernel import Codes, JudgeLoop
+from lq_operator.core.placement.parts import ABSENT, CODES, FITS, FactsPart, RoomPart, facts_key, room_key
 from lq_operator.core.placement.question import Question
 from lq_operator.core.placement.records import Occupant
 from lq_operator.core.placement.rules_room import cell_fits
@@ -60,6 +61,7 @@ class PlacementEngine:
         self._views: dict[tuple[str, Shape], ClassView] = {}
         self._facts_parts: WeakValueDictionary[Hashable, FactsPart] = WeakValueDictionary()
         self._room_parts: WeakValueDictionary[Hashable, RoomPart] = WeakValueDictionary()
+        self._loop: JudgeLoop | None = None
         self._questions = 0
         self._asked: dict[VmKey, Shape] = {}
         self._fresh: tuple[int, VmKey, str] | None = None  # (event number, VM, host) of the last decision
@@ -268,14 +270,23 @@ class PlacementEngine:
 
     def _decide(self, request: PlacementRequest) -> Decision:
         view, state = self._view(request.identity.namespace, request.shape), self.state
-        verdict, key = view.judge(state)
-        counts = np.bincount(verdict, minlength=ABSENT + 1).tolist()
         refusals: list[Verdict] = []
-        rows = self._best_rows(request, key, refusals)
+        first: Callable[[int], int]
+        if kernel.library is not None and self.guard is None and state.n:
+            loop = self._loop
+            if loop is None or len(loop.verdict) != len(state.alive):
+                loop = self._loop = JudgeLoop(kernel.library, state)
+            view.judge_with(loop, state)
+            counts, first = loop.counts[: ABSENT + 1].tolist(), loop.first.item
+            rows = [row for row in loop.best.tolist() if row >= 0]
+        else:
+            verdict, key = view.judge(state)
+            counts, first = np.bincount(verdict, minlength=ABSENT + 1).tolist(), self._first_by_tie(verdict)
+            rows = self._best_rows(request, key, refusals)
         total = len(state.rows)
         codes = [code for code in REFUSAL_CODES if counts[code]]  # in the order of FILTERS
         rejected = tuple([(NAMES[code], counts[code]) for code in codes])
-        examples = self._examples(view, verdict, counts, codes)
+        examples = self._examples(view, first, counts, codes)
         if refusals:
             rejected += ((GUARD_NAME, len(refusals)),)
             examples += (refusals[0],)
@@ -316,19 +327,30 @@ class PlacementEngine:
             key[row] = REFUSED
         return best
 
-    def _examples(self, view: ClassView, verdict: Codes, counts: list[int], codes: list[int]) -> tuple[Verdict, ...]:
+    def _first_by_tie(self, verdict: Codes) -> Callable[[int], int]:
+        """Says of a code that some row has which of these rows comes first by tie breaker."""
+        order = self.state.tie_order()
+        ordered = b""
+
+        def first(code: int) -> int:
+            nonlocal ordered
+            ordered = ordered or verdict.take(order).tobytes()  # bytes.find is the fastest search there is here
+            return int(order[ordered.index(code)])
+
+        return first
+
+    def _examples(
+        self, view: ClassView, first: Callable[[int], int], counts: list[int], codes: list[int]
+    ) -> tuple[Verdict, ...]:
         """One host per filter that refused (of the two strictest filters where the VM fits elsewhere): the first in
         tie-breaker order, so that no order of events shows in it."""
         if counts[FITS] and len(codes) > 2:
             codes = sorted(sorted(codes, key=counts.__getitem__, reverse=True)[:2], reverse=True)
-        known, found, ordered = view.facts.examples, [], b""
+        known, found = view.facts.examples, []
         for code in codes:
             example = known.get(code)
             if example is None:
-                if not ordered:  # one byte per host: bytes.find is the fastest search there is here
-                    order = self.state.tie_order()
-                    ordered = verdict.take(order).tobytes()
-                example = self._verdict(view, int(order[ordered.index(code)]), code)
+                example = self._verdict(view, first(code), code)
                 if code >= FACTS_CODES:  # no other filter comes before it: it stays so until facts change
                     known[code] = example
             found.append(example)

@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from lq_operator.core.placement import kernel
 from lq_operator.core.placement.explain import template_of
 from lq_operator.core.placement.filters import BITS, FILTERS, Depends, Filter
+from lq_operator.core.placement.kernel import Codes
 from lq_operator.core.placement.question import Question
 from lq_operator.core.placement.scores import SCORES, after_placement
 from lq_operator.core.placement.state import BoolArray, ClusterState, FloatArray, IntArray, Rows
 from lq_operator.core.placement.types import Ranked, Shape, Verdict
-
-Codes = npt.NDArray[np.uint8]
 
 FITS = 0
 CODES = {rule.name: len(FILTERS) - at for at, rule in enumerate(FILTERS)}
@@ -90,6 +89,8 @@ class FactsPart:
         self.question = Question("", shape)
         self.rules = [rule for rule in FILTERS if rule.depends is Depends.FACTS and rule.applies(self.question)]
         self.verdict: Codes = np.zeros(0, np.uint8)
+        self.verdict_at = 0
+        """Address of the verdicts, for the compiled loop; so in RoomPart."""
         self.eligible: BoolArray = np.zeros(0, np.bool_)
         self.failing: IntArray = np.zeros(0, np.int64)  # every filter that refuses, see BITS
         self.eligible_domains: dict[str, tuple[int, list[int]]] = {}
@@ -104,6 +105,7 @@ class FactsPart:
         self._position = state.facts_log.position
         if rows is None or len(self.verdict) != len(state.alive):
             self.verdict, rows = np.full(len(state.alive), ABSENT, np.uint8), slice(0, state.n)
+            self.verdict_at = kernel.address(self.verdict)
             self.failing = np.zeros(len(state.alive), np.int64)
         alive = state.alive[rows]
         verdict: Codes = np.zeros(len(alive), np.uint8)
@@ -137,8 +139,10 @@ class RoomPart:
         self.template = template_of(self.shown_weights)
         self.verdict: Codes = np.zeros(0, np.uint8)
         self.key: FloatArray = np.zeros(0)
+        self.verdict_at = self.key_at = 0
         self.total: FloatArray = np.zeros(0)  # weighted mean of the cached terms
         self.terms: list[FloatArray] = []  # one array per term
+        self._loop: kernel.RoomLoop | None = None
         self._shown: dict[int, tuple[int, Ranked, str]] = {}  # per row: its version, and what is shown of it
         self._position = -1
         self._pool_events = -1
@@ -153,9 +157,15 @@ class RoomPart:
         changed = state.load_log.since(self._position)
         self._position = position
         if len(self.verdict) != len(state.alive):
-            self._resize(len(state.alive))
+            self._resize(state)
             changed = None
-        rows: Rows = slice(0, state.n) if changed is None or every or 2 * len(changed) > state.n else changed
+        some = None if changed is None or every or 2 * len(changed) > state.n else changed
+        if self._loop is not None:
+            self._loop.run(some, state.n if some is None else len(some))
+        else:
+            self._judge(state, slice(0, state.n) if some is None else some)
+
+    def _judge(self, state: ClusterState, rows: Rows) -> None:
         question, tie = self.question, state.tie[rows]
         verdict = np.zeros(len(tie), np.uint8)
         note_refusals(verdict, self.rules, state, question, rows)
@@ -178,10 +188,23 @@ class RoomPart:
         self._pool_events, self._pool_versions = state.pool_events, versions
         return changed
 
-    def _resize(self, capacity: int) -> None:
+    def _resize(self, state: ClusterState) -> None:
+        capacity = len(state.alive)
         self.verdict, self.key, self.total = np.zeros(capacity, np.uint8), np.zeros(capacity), np.zeros(capacity)
         self.terms = [np.zeros(capacity) for _ in self.scores]
+        self.verdict_at, self.key_at = kernel.address(self.verdict), kernel.address(self.key)
         self._shown.clear()
+        self._loop = self._compiled(state)
+
+    def _compiled(self, state: ClusterState) -> kernel.RoomLoop | None:
+        shape = self.question.shape
+        if kernel.library is None or any(name not in kernel.TERMS for name in self._names):
+            return None
+        needs = kernel.needs_of(state, shape, {rule.name for rule in self.rules})
+        if needs is None:
+            return None
+        terms = list(zip(self._names, self._shares, self.terms, strict=True))
+        return kernel.RoomLoop(kernel.library, state, shape, needs, CODES, terms, (self.verdict, self.total, self.key))
 
     def shown(self, state: ClusterState, row: int) -> tuple[Ranked, str]:
         """Score and terms of one host, and their words; kept while the host's row stays as it is."""
