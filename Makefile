@@ -56,7 +56,7 @@ lock: $(VENV)/ready          ## pin every dependency with its hashes
 system:
 	@hack/system-packages.sh
 
-$(VENV)/ready: requirements-dev.lock pyproject.toml
+$(VENV)/ready: requirements-dev.lock pyproject.toml hack/compile_kernel.py src/lq_operator/core/placement/kernel.c
 	@hack/system-packages.sh
 	test -x $(BIN)/python || $(PYTHON) -m venv --without-pip $(VENV)
 	command -v uv >/dev/null || test -x .tools/bin/uv || { $(PYTHON) -m venv .tools && .tools/bin/pip install -q uv; }
