@@ -237,7 +237,7 @@ async def test_killed_in_the_middle_the_next_process_waits_for_the_transfer(seco
 async def test_a_host_dies_in_the_middle(side: str, line: str, access: str) -> None:
     world, _ = await running_world(3, access=access)
     home = world.runs_on()[0]
-    away = next(n for n in world.datacenter.machines if n != home)
+    away, before = next(n for n in world.datacenter.machines if n != home), world.leftovers()
     world.datacenter.moves.seconds = 10.0
     world.move(targetNode=away)
     await under_way(world)
@@ -260,6 +260,7 @@ async def test_a_host_dies_in_the_middle(side: str, line: str, access: str) -> N
     await world.until(lambda: world.settled() and world.running(), "settled and running")
     await world.run(60)
     assert len(world.runs_on()) == 1
+    assert world.leftovers()["files"] == before["files"]
     await world.close()
 
 

@@ -15,7 +15,7 @@ from lq_operator.controllers.migration.disks import Disks
 from lq_operator.controllers.migration.memory import Moves
 from lq_operator.controllers.migration.observe import Pass
 from lq_operator.controllers.migration.report import MANAGER, Reporter, Say
-from lq_operator.controllers.runtime.finalizers import ensure_finalizer, remove_finalizer
+from lq_operator.controllers.runtime.finalizers import remove_finalizer
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.placements import placement_of
 from lq_operator.controllers.vm.memory import VmMemory
@@ -136,8 +136,6 @@ class Actor:
         node: NodeName,
         key: str,
     ) -> None:
-        move = await ensure_finalizer(self.resources, move, manager=MANAGER)
-        # The finalizer's answer may be ahead of the watch.
         self.moves.of(key).end = None
         after = await self.beginner.begin(move, vm, identity, memory, node)
         if after.status.phase == Phase.REFUSED.value:
@@ -260,12 +258,12 @@ class Actor:
         if vm is None or placement is None or not world.target_node or vm.metadata.uid != world.vm_uid:
             return
         source, target = NodeName(world.source_node), NodeName(world.target_node)
-        if placement.phase is not Placed.COMMITTED:
-            return
+        # Where neither runs it, its disks say where it will start again.
+        bound = placement.node if placement.phase is Placed.COMMITTED else self.disks.where(vm)
         try:
-            if placement.node == target:
+            if bound == target:
                 await self.disks.forget_source(vm, identity, placement.started_epoch, source, target)
-            elif placement.node == source:
+            elif bound == source:
                 entry = self.book.owned(target)
                 if entry is not None:
                     await delete_tickets(entry, identity)

@@ -18,6 +18,7 @@ from lq_operator.controllers.migration.plan import Guest, move_plan, running_gue
 from lq_operator.controllers.migration.preflight import Checked, check
 from lq_operator.controllers.migration.report import MANAGER, Reporter, Say
 from lq_operator.controllers.runtime.attachments import Attachments
+from lq_operator.controllers.runtime.finalizers import ensure_finalizer
 from lq_operator.controllers.runtime.hostbook import GATE_POOL, HostBook, OwnedHost
 from lq_operator.controllers.runtime.placements import placement_of
 from lq_operator.controllers.runtime.refs import Namespaces, Refs
@@ -60,9 +61,10 @@ class Beginner:
         placement = placement_of(vm)
         assert placement is not None
         assert placement.node is not None
-        # Claimed without a pause since it was judged to be its turn.
+        # Claimed without a pause since it was judged to be its turn: others are judged at the next pause already.
         self.moves.claims[vm.key] = Way(move.key, placement.node, node)
         try:
+            move = await ensure_finalizer(self.resources, move, manager=MANAGER)
             with bound(vm=identity.key, node=node, epoch=str(placement.epoch)):
                 return await self._begin(move, vm, identity, memory, placement, node)
         finally:

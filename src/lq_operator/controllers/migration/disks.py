@@ -47,6 +47,11 @@ class Disks:
         found = (self.store.get(Volume, vm.metadata.namespace, name) for name in disk_volumes(vm).values())
         return [volume for volume in found if volume is not None and volume.status.node and volume.status.chain]
 
+    def where(self, vm: VirtualMachine) -> str | None:
+        """The one host to which its disks bind it; None where they bind it to none."""
+        nodes = {volume.status.node for volume in self.local(vm)}
+        return nodes.pop() if len(nodes) == 1 else None
+
     # ------------------------------------------------------------ before
 
     async def prepare(self, guest: Guest, checked: Checked, source: OwnedHost, target: OwnedHost) -> None:
