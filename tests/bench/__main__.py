@@ -13,6 +13,7 @@ BENCHES = {
     "binds": "tests.bench.operator.binds",
     "moves": "tests.bench.operator.moves",
     "bare-moves": "tests.bench.bare_moves",
+    "emulated-moves": "tests.bench.emulated_moves",
     "placement": "tests.bench.placement.run",
 }
 

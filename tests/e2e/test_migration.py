@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.datacenter import Datacenter, Object, condition, lq, phase, ready, reason, vm_manifest
+from tests.e2e.plugin import NOT_DONE, Plugin
 from tests.e2e.witness import MoveWitness, Witness, own_datacenter, watched
 
 from lq_operator.lab.errors import LabError
@@ -181,12 +182,18 @@ def test_the_scheduler_picks_a_host(guests: Datacenter) -> None:
     closed, free = others(dc, SHARED)
     dc.patch("HypervisorNode", closed.name, {"spec": {"unschedulable": True}})
     try:
-        move(dc, "picked", SHARED)
-        status = ended(dc, "picked")
+        said = json.loads(Plugin(dc).lq("migrate", f"vm/{SHARED}", "-o", "json"))
+        status = ended(dc, said["migration"])
     finally:
         dc.patch("HypervisorNode", closed.name, {"spec": {"unschedulable": False}})
     assert (status["phase"], status["targetNode"]) == ("Succeeded", free.name), status
     assert status["scheduling"]["node"] == free.name
+    # kubectl lq followed it to its end.
+    assert [said[name] for name in ("phase", "target", "total_ms")] == [
+        "Succeeded",
+        free.name,
+        status["totalMilliseconds"],
+    ]
     only_on(dc, SHARED, free)
     before.kept()
 
@@ -205,6 +212,9 @@ def test_every_obstacle_is_said_at_once_and_nothing_is_touched(guests: Datacente
         assert (status["phase"], status["reason"]) == ("Refused", "Obstacles"), status
         assert {one["what"] for one in status["obstacles"]} >= {"Host", "Name"}, status["obstacles"]
         assert tickets(dc) == []
+        listed = Plugin(dc).lq("migrate", f"vm/{SHARED}", "--to", target.name, code=NOT_DONE)
+        assert "move refused" in listed
+        assert all(f"  - {one['what']} {one['name']}" in listed for one in status["obstacles"]), listed
     finally:
         target.virsh("undefine", name)
         dc.patch("HypervisorNode", target.name, {"spec": {"unschedulable": False}})
@@ -218,7 +228,10 @@ def test_called_off_in_the_middle(guests: Datacenter, vm: str) -> None:
     target, name = others(dc, vm)[0], f"off-{vm}"
     move(dc, name, vm, targetNode=target.name, **SLOW)
     in_the_middle(dc, name)
-    move(dc, name, vm, targetNode=target.name, cancel=True, **SLOW)
+    if vm == SHARED:
+        move(dc, name, vm, targetNode=target.name, cancel=True, **SLOW)
+    else:
+        assert f"vm/{vm}: move cancelled" in Plugin(dc).lq("migrate", f"vm/{vm}", "--cancel")
     status = ended(dc, name)
     assert (status["phase"], status["reason"]) == ("Cancelled", "Cancelled"), status
     assert "remainingBytes" in status["progress"]

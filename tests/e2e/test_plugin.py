@@ -3,53 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.e2e.datacenter import Datacenter, diskless, power
-
-from lq_operator.lab import binaries
-
-OK, NOT_DONE, USAGE = 0, 1, 2
-
-
-@dataclass
-class Plugin:
-    """kubectl as a user has it: our programs beside it on the PATH, a kubeconfig, a namespace."""
-
-    dc: Datacenter
-
-    @property
-    def kubectl(self) -> str:
-        return str(binaries.ensure("kubectl")["kubectl"])
-
-    @property
-    def environ(self) -> dict[str, str]:
-        return {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": os.environ.get("HOME", "/"),
-            "KUBECONFIG": str(self.dc.lab.kubeconfig),
-        }
-
-    def run(
-        self, *arguments: str, stdin: str | None = None, namespace: bool = True, binary: bool = False
-    ) -> subprocess.CompletedProcess[Any]:
-        argv = [self.kubectl, *arguments, *(["-n", self.dc.namespace] if namespace else [])]
-        return subprocess.run(
-            argv, input=stdin, capture_output=True, text=not binary, timeout=300, env=self.environ, check=False
-        )
-
-    def lq(self, *arguments: str, code: int = OK, stdin: str | None = None) -> str:
-        """Its standard output (when it fails: its error); the exit code must be as said."""
-        ended = self.run("lq", *arguments, stdin=stdin)
-        assert ended.returncode == code, f"{arguments}: {ended.returncode}: {ended.stdout}{ended.stderr}"
-        return ended.stdout if code == OK else ended.stderr + ended.stdout
+from tests.e2e.plugin import NOT_DONE, USAGE, Plugin
 
 
 @pytest.fixture(scope="module")

@@ -255,10 +255,10 @@ def watched(lab: Lab, kind: type[Witness] = Witness) -> Iterator[Witness]:
 
 
 @contextmanager
-def own_datacenter(suffix: str) -> Iterator[Datacenter]:
+def own_datacenter(suffix: str, values: dict[str, object] | None = None) -> Iterator[Datacenter]:
     """A datacenter in a lab of its own, for tests that cut its power or wipe its API server.
 
-    LQ_TEST_LAB=NAME names the lab, in place of one that has the name now, and keeps it afterwards.
+    LQ_TEST_LAB=NAME names the lab, in place of one that has the name now, and keeps it afterwards. `values`: of the chart.
     """
     require_lab()
     kept = os.environ.get("LQ_TEST_LAB")
@@ -268,7 +268,7 @@ def own_datacenter(suffix: str) -> Iterator[Datacenter]:
     try:
         lab.up()
         dc = Datacenter(lab, Release(lab))
-        build(dc)
+        build(dc, values)
         yield dc
     finally:
         if not kept:
