@@ -156,6 +156,15 @@ class Host(Protocol):
         whatever else is in the way is Transient. Conflict: the guest does not run (also paused). Rejected: no channel."""
         ...
 
+    async def set_password(self, domain_name: str, user: str, password: str) -> None:
+        """Through the agent. Rejected: the guest refuses, for example an unknown user, in its own words. Transient: no
+        agent answers. Conflict: it does not run. Repeating it changes nothing; the password is in no error."""
+        ...
+
+    async def change_ssh_keys(self, domain_name: str, user: str, keys: Sequence[str], *, add: bool) -> None:
+        """Add public keys to the user's authorized_keys, or take them out. As set_password."""
+        ...
+
     # moving
     async def cpu_obstacle(self, plan: DomainPlan) -> str:
         """Asked of the target: '' when it can give the guest this CPU model with these features, else a sentence."""

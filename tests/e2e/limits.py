@@ -465,7 +465,24 @@ FIELDS: dict[str, dict[str, Limit]] = {
     "VirtualMachineOperation": {
         "spec": Needs(("vmRef", "verb")),
         **ref("spec.vmRef"),
-        "spec.verb": Words(("Start", "Stop", "Restart", "Reset", "Pause", "Resume", "Suspend")),
+        "spec.verb": Words(
+            (
+                "Start",
+                "Stop",
+                "Restart",
+                "Reset",
+                "Pause",
+                "Resume",
+                "Suspend",
+                "SetPassword",
+                "AddSshKeys",
+                "RemoveSshKeys",
+            )
+        ),
+        "spec.user": Text(
+            1, 64, ("root", "a-b.c", "_x", "pc$", "0a"), ("-a", "a b", "a:b", "a/b", "é", "a\n", "a\x00", "$a")
+        ),
+        **secret("spec.secretRef"),
         "spec.ttlSecondsAfterFinished": Int(0, 2592000),
         "spec.deadlineSeconds": Int(1, 86400),
     },
@@ -835,6 +852,10 @@ RULES: list[Rule] = [
     *(
         Rule("VirtualMachineOperation", "a VirtualMachineOperation is immutable; write a new one", change, stored=True)
         for change in ({"spec.verb": "Stop"}, {"spec.force": True}, {"spec.vmRef": {"name": "w"}}, {"spec.ttlSecondsAfterFinished": 1})
+    ),
+    *(
+        Rule("VirtualMachineOperation", "SetPassword, AddSshKeys and RemoveSshKeys need spec.user and spec.secretRef, other verbs take neither", change, allowed=tuple({"spec.verb": verb, "spec.user": "root", "spec.secretRef": {"name": "s", "key": "k"}} for verb in ("SetPassword", "AddSshKeys", "RemoveSshKeys")))
+        for change in ({"spec.verb": "SetPassword"}, {"spec.verb": "AddSshKeys", "spec.user": "root"}, {"spec.verb": "RemoveSshKeys", "spec.secretRef": {"name": "s", "key": "k"}}, {"spec.user": "root"}, {"spec.verb": "Stop", "spec.user": "root", "spec.secretRef": {"name": "s", "key": "k"}})
     ),
     *(
         Rule("VirtualMachineMigration", "spec.vmRef and spec.targetNode are immutable; cancel this move and write a new one", change, stored=True)

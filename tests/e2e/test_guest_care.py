@@ -1,12 +1,13 @@
-"""spec.heartbeat and spec.watchdog on guests that really hang, judged by what the guest counts and by its QEMU."""
+"""Care for guests through their agents, judged from inside the guest: hangs, watchdogs, passwords, ssh keys."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-from tests.e2e.datacenter import Datacenter, Object, condition, vm_manifest
+from tests.e2e.datacenter import Datacenter, Object, condition, lq, vm_manifest
 
+from lq_operator.lab import manifests
 from lq_operator.lab.errors import LabError
 
 AFTER_S = 15
@@ -124,3 +125,93 @@ def rebooted(dc: Datacenter, vm: str, before: int) -> bool:
         return boots(dc, vm) == before + 1
     except (LabError, AssertionError):
         return False
+
+
+KEYS = [f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA{c * 43} {c}@example" for c in "AB"]
+PASSWORD = "s3cret: with $igns and spaces"
+
+
+@pytest.fixture(scope="module")
+def account(dc: Datacenter) -> Iterator[str]:
+    data = {"password": PASSWORD + "\n", "keys": "# two of them\n" + "\n".join(KEYS) + "\n", "one": KEYS[0]}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "account"}, "stringData": data}
+    dc.apply(vm_manifest("account", shutdown={"gracePeriodSeconds": 0}), secret)
+    dc.wait_guest("account")
+    yield "account"
+    dc.delete("VirtualMachine", "account")
+    dc.delete("Secret", "account")
+    dc.wait_gone("VirtualMachine", "account")
+
+
+def change(dc: Datacenter, vm: str, verb: str, key: str, user: str = "root", **spec: object) -> Object:
+    return dc.do(vm, verb, user=user, secretRef={"name": "account", "key": key}, **spec)
+
+
+def hash_of(dc: Datacenter, vm: str) -> str:
+    return dc.guest(vm, "sed -n 's/^root:\\([^:]*\\):.*/\\1/p' /etc/shadow").strip()
+
+
+def test_password_is_the_one_of_the_secret_and_is_said_nowhere(dc: Datacenter, account: str) -> None:
+    assert change(dc, account, "SetPassword", "password")["phase"] == "Succeeded"
+    stored = hash_of(dc, account)
+    salt = stored.split("$")[2]
+    made = dc.guest(account, f"printf '%s\\n' '{PASSWORD}' | mkpasswd -m sha512 -S '{salt}' -P 0").strip()
+    assert made == stored
+    told = dc.kubectl("get", "vm,vmop,events", "-o", "yaml") + dc.words(lines=2000)
+    assert PASSWORD not in told
+
+
+def test_ssh_keys_are_added_once_and_taken_out(dc: Datacenter, account: str) -> None:
+    keys = lambda: dc.guest(account, "cat /root/.ssh/authorized_keys").splitlines()  # noqa: E731
+    kept = keys()  # those of the seed
+    for _ in range(2):
+        assert change(dc, account, "AddSshKeys", "keys")["phase"] == "Succeeded"
+        assert sorted(keys()) == sorted([*kept, *KEYS])
+    assert change(dc, account, "RemoveSshKeys", "one")["phase"] == "Succeeded"
+    assert sorted(keys()) == sorted([*kept, KEYS[1]])
+
+
+def test_what_cannot_be_done_says_why_and_changes_nothing(dc: Datacenter, account: str) -> None:
+    before = hash_of(dc, account)
+    for verb, key, user, words in (
+        ("SetPassword", "password", "nobody-here", "nobody-here: the guest refuses"),
+        ("AddSshKeys", "keys", "nobody-here", "nobody-here: the guest refuses"),
+        ("AddSshKeys", "password", "root", "is no public key"),
+        ("SetPassword", "keys", "root", "one line"),
+        ("SetPassword", "absent", "root", "has no key absent"),
+    ):
+        outcome = change(dc, account, verb, key, user)
+        assert (outcome["phase"], words in outcome["message"]) == ("Failed", True), outcome
+    begin(dc, account, FREEZE)
+    outcome = change(dc, account, "SetPassword", "password", deadlineSeconds=1)
+    assert (outcome["phase"], "the agent does not answer" in outcome["message"]) == ("Failed", True), outcome
+    dc.do(account, "Reset")
+    dc.until(lambda: rebooted_or_same(dc, account), say=lambda: "not back")
+    assert hash_of(dc, account) == "*"  # its root is in memory: before is gone, and nothing was set since
+    assert before != "*"
+
+
+def rebooted_or_same(dc: Datacenter, vm: str) -> bool:
+    try:
+        return bool(dc.guest(vm, "cat /proc/uptime"))
+    except (LabError, AssertionError):
+        return False
+
+
+def test_who_may_start_and_stop_may_not_set_passwords(dc: Datacenter, account: str) -> None:
+    dc.kubectl("create", "serviceaccount", "starter", check=False)
+    subject = f"--serviceaccount={dc.namespace}:starter"
+    dc.kubectl("create", "rolebinding", "starter", "--clusterrole=limiquantix-operator", subject, check=False)
+    spec = {"vmRef": {"name": account}, "verb": "SetPassword", "user": "root"}
+    made = lq("VirtualMachineOperation", "sneaky", spec | {"secretRef": {"name": "account", "key": "password"}})
+    who = f"--as=system:serviceaccount:{dc.namespace}:starter"
+    refused = dc.lab.kubectl("-n", dc.namespace, who, "create", "-f", "-", stdin=manifests.dump([made]), check=False)
+    assert refused.returncode != 0
+    assert "virtualmachines/access" in refused.stderr
+    pause = lq("VirtualMachineOperation", "allowed", {"vmRef": {"name": account}, "verb": "Resume"})
+    dc.lab.kubectl("-n", dc.namespace, who, "create", "-f", "-", stdin=manifests.dump([pause]))
+    dc.kubectl("create", "rolebinding", "starter-admin", "--clusterrole=limiquantix-admin", subject, check=False)
+    dc.lab.kubectl("-n", dc.namespace, who, "create", "-f", "-", stdin=manifests.dump([made]))
+    dc.outcome("sneaky")
+    dc.delete("rolebinding", "starter", "starter-admin")
+    dc.delete("serviceaccount", "starter")

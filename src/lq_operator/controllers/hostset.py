@@ -19,6 +19,7 @@ from lq_operator.api.volume import Volume
 from lq_operator.controllers.attestation import AttestationController
 from lq_operator.controllers.cluster import ClusterController
 from lq_operator.controllers.guest import GuestController
+from lq_operator.controllers.guestaccess import GuestAccess
 from lq_operator.controllers.maintenance.controller import MaintenanceController
 from lq_operator.controllers.maintenance.observe import DrainObserver
 from lq_operator.controllers.maintenance.report import MaintenanceReporter
@@ -130,6 +131,7 @@ class HostSet:
             VirtualNetwork,
             Volume,
             VirtualMachine,
+            VirtualMachineOperation,
             VirtualMachineMigration,
         ):
             for obj in self.world.store.list(kind):
@@ -202,7 +204,9 @@ class HostSet:
         pool = PoolController(w.store, w.resources, book, w.clock)
         network = NetworkController(w.store, w.resources, self._namespaces, book, w.clock)
         volume = VolumeController(w.store, w.resources, self._namespaces, book, self._attachments, w.events, w.clock)
-        operation = OperationController(w.store, w.resources, w.clock)
+        operation = OperationController(
+            w.store, w.resources, GuestAccess(w.resources, book, w.events, w.clock), w.clock
+        )
         cluster = ClusterController(w.store, w.resources, book, self.inventory, w.events, w.clock, self.api_went_back)
         guest = self._guest
         maintenance = MaintenanceController(

@@ -1,6 +1,7 @@
 """VirtualMachineOperation apart from its VM: gone when its time is over, failed when its VM does not exist.
 
-Everything between is the VM controller's, because only it knows when a verb is done.
+Everything between is the VM controller's, because only it knows when a verb is done; verbs about a guest's accounts are
+guestaccess'.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmoperation import VirtualMachineOperation
+from lq_operator.controllers.guestaccess import GuestAccess, is_guest_verb
 from lq_operator.controllers.runtime.conditions import Progress, dump_conditions, set_progress
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.status import report_status
@@ -27,6 +29,7 @@ class OperationController:
 
     store: Store
     resources: Resources
+    access: GuestAccess
     clock: Clock
 
     async def reconcile(self, key: str) -> Requeue | None:
@@ -41,8 +44,9 @@ class OperationController:
                 return Requeue.after(left_s)
             await self.resources.delete(VirtualMachineOperation, namespace, name, uid=op.metadata.uid)
             return None
-        if self.store.get(VirtualMachine, namespace, op.spec.vm_ref.name) is not None:
-            return None
+        vm = self.store.get(VirtualMachine, namespace, op.spec.vm_ref.name)
+        if vm is not None:
+            return await self.access.carry_out(op, vm) if is_guest_verb(op) else None
         left_s = GRACE_S - age_s(op.metadata.creation_timestamp, self.clock.now_rfc3339())
         if left_s > 0:
             return Requeue.after(left_s)

@@ -272,7 +272,8 @@ async def test_a_guest_without_agent_is_transient(world: HostWorld, site: Site) 
 
 
 async def test_an_agent_that_nobody_runs_is_closed_not_silent(world: HostWorld, site: Site) -> None:
-    plan = site.plan(await site.gate(), guest_agent=True)  # nothing boots in it
+    gate = await site.gate()
+    plan = site.plan(gate, guest_agent=True)  # nothing boots in it
     name = plan.identity.domain_name
     with pytest.raises(NotFound):
         await world.host.agent_state(name)
@@ -282,9 +283,18 @@ async def test_an_agent_that_nobody_runs_is_closed_not_silent(world: HostWorld, 
     await world.host.start(name, paused=True)
     with pytest.raises(Conflict):
         await world.host.agent_state(name)
+    with pytest.raises(Conflict):
+        await world.host.set_password(name, "root", "hunter2")
     await world.host.resume(name)
     assert await world.host.agent_state(name) is AgentState.CLOSED
-    without = site.plan(await site.gate(), name="without")
+    for ask in (
+        world.host.set_password(name, "root", "hunter2"),
+        world.host.change_ssh_keys(name, "root", ["ssh-ed25519 AAAA"], add=True),
+    ):
+        with pytest.raises(Transient, match="agent") as refused:
+            await ask
+        assert "hunter2" not in str(refused.value)
+    without = site.plan(gate, name="without")
     await world.host.define(without)
     await world.host.start(without.identity.domain_name)
     with pytest.raises(Rejected):

@@ -23,7 +23,7 @@ from lq_operator.core.model import (
     NodeName,
     VolumePlan,
 )
-from lq_operator.core.result import Transient
+from lq_operator.core.result import Rejected, Transient
 from lq_operator.lab.datacenter import Lab
 
 pytestmark = pytest.mark.lab
@@ -107,6 +107,14 @@ async def test_a_guest_boots_answers_and_stops_when_asked(world: HostWorld, site
     assert [mac for mac, _ in facts.addresses] == ["02:00:00:00:00:07"]
     assert facts.addresses[0][1].startswith("10.99.3.")
     assert await world.host.agent_state(name) is AgentState.ANSWERS
+    await world.host.set_password(name, "root", "hunter2")
+    with pytest.raises(Rejected, match="nobody") as refused:
+        await world.host.set_password(name, "nobody", "hunter2")
+    assert "hunter2" not in str(refused.value)
+    with pytest.raises(Rejected, match="nobody"):
+        await world.host.change_ssh_keys(name, "nobody", ["ssh-ed25519 AAAA a"], add=True)
+    for add in (True, True, False, False):
+        await world.host.change_ssh_keys(name, "root", ["ssh-ed25519 AAAA a"], add=add)
 
     log = await world.host.list_volumes(site.pool.name, refresh=True)
     assert "console.log" in {v.name for v in log}

@@ -494,6 +494,14 @@ class FakeHost:
     async def agent_state(self, domain_name: str) -> AgentState:
         return await self._read("agent_state", domain_name, lambda: self.machine.agent_state(domain_name))
 
+    async def set_password(self, domain_name: str, user: str, password: str) -> None:
+        act = lambda: self.machine.set_password(domain_name, user, password)  # noqa: E731
+        await self._write("set_password", domain_name, act)
+
+    async def change_ssh_keys(self, domain_name: str, user: str, keys: Sequence[str], *, add: bool) -> None:
+        act = lambda: self.machine.change_ssh_keys(domain_name, user, keys, add=add)  # noqa: E731
+        await self._write("change_ssh_keys", domain_name, act)
+
     # ------------------------------------------------------------ moving
 
     async def cpu_obstacle(self, plan: DomainPlan) -> str:

@@ -7,7 +7,7 @@ leaves definitions shut off; a gate is looked for at every start and restore, an
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from tests.sim.fakes.hotplug import Hotplug
@@ -109,6 +109,9 @@ class Machine:
         self.emulates_tpm = True
         self.agent = True
         self.hung: set[str] = set()
+        self.users = {"root"}
+        self.passwords: dict[tuple[str, str], str] = {}
+        self.ssh_keys: dict[tuple[str, str], tuple[str, ...]] = {}
         self.obedient = True
         self.asked: list[tuple[str, str]] = []
         self.resets: list[str] = []
@@ -129,7 +132,8 @@ class Machine:
         twin.memory_mib, twin.agent, twin.obedient = self.memory_mib, self.agent, self.obedient
         twin.usable_cpu_models = self.usable_cpu_models
         twin.emulates_tpm = self.emulates_tpm
-        twin.hung = set(self.hung)
+        twin.hung, twin.users = set(self.hung), set(self.users)
+        twin.passwords, twin.ssh_keys = dict(self.passwords), dict(self.ssh_keys)
         twin.hotplug.holds = set(self.hotplug.holds)
         return twin
 
@@ -460,6 +464,21 @@ class Machine:
         if not self.agent or not domain.live.disks:  # nothing to boot from
             return AgentState.CLOSED
         return AgentState.SILENT if name in self.hung else AgentState.ANSWERS
+
+    def set_password(self, name: str, user: str, password: str) -> None:
+        self._account(name, user)
+        self.passwords[name, user] = password
+
+    def change_ssh_keys(self, name: str, user: str, keys: Sequence[str], *, add: bool) -> None:
+        self._account(name, user)
+        kept = [key for key in self.ssh_keys.get((name, user), ()) if key not in keys]
+        self.ssh_keys[name, user] = (*kept, *keys) if add else tuple(kept)
+
+    def _account(self, name: str, user: str) -> None:
+        if self.agent_state(name) is not AgentState.ANSWERS:
+            raise Transient(f"the agent of {name} does not answer")
+        if user not in self.users:
+            raise Rejected(f"{name}: the guest refuses: there is no user {user}")
 
     def read_hardware(self, name: str) -> HardwareAbi:
         domain = self.domain(name)

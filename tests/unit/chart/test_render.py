@@ -63,6 +63,7 @@ MATRIX = {
         "rbac": {"create": False},
         "roles": {"create": False, "aggregate": False},
         "specGuard": {"enabled": False},
+        "guestAccessGuard": {"enabled": False},
         "metrics": {"service": {"enabled": False}},
     },
 }
@@ -313,6 +314,19 @@ def test_nobody_but_the_operator_writes_status():
     for name, role in of_kind(render(), "ClusterRole").items():
         if name.startswith("limiquantix-"):
             assert not any(resource.endswith("/status") for rule in role["rules"] for resource in rule["resources"])
+
+
+def test_the_guest_itself_is_for_admins_alone():
+    """Accounts in the guest and commands run in it: not for those who may only start, stop and type."""
+    roles = {d["metadata"]["name"]: d for d in render({}) if d["kind"] == "ClusterRole"}
+    guest = {"virtualmachines/access": ["update"], "virtualmachines/exec": ["create"]}
+    for name, role in roles.items():
+        given = {r: rule["verbs"] for rule in role["rules"] for r in rule.get("resources", ()) if r in guest}
+        assert given == (guest if name in ("limiquantix-admin", "limiquantix-aggregate-to-admin") else {}), name
+    (label,) = {k for k in roles["limiquantix-aggregate-to-admin"]["metadata"]["labels"] if "aggregate-to" in k}
+    assert label == "rbac.authorization.k8s.io/aggregate-to-admin"
+    guards = [d for d in render({}) if d["kind"].startswith("ValidatingAdmissionPolicy")]
+    assert sum(d["metadata"]["name"].endswith("-guest-access") for d in guards) == 2
 
 
 def test_consoles_are_for_those_who_may_change_machines():

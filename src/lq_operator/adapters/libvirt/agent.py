@@ -5,12 +5,13 @@ from __future__ import annotations
 import ipaddress
 import json
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import libvirt
 import libvirt_qemu
 
-from lq_operator.adapters.libvirt.errors import code_of
+from lq_operator.adapters.libvirt.errors import code_of, text_of
 from lq_operator.adapters.libvirt.xml.build import parse
 from lq_operator.adapters.libvirt.xml.devices import AGENT_CHANNEL
 from lq_operator.core.model import AgentState, GuestFacts
@@ -81,6 +82,48 @@ def _channel_open(dom: Any) -> bool:
     if target is None:
         raise Rejected(f"{dom.name()} has no channel for an agent: set spec.guestAgent and power cycle it")
     return bool(target.get("state") == "connected")
+
+
+def set_password(conn: Any, domain_name: str, user: str, password: str) -> None:
+    """See ports.Host.set_password."""
+    dom = _with_agent(conn, domain_name)
+    _change(lambda: dom.setUserPassword(user, password, 0), f"{domain_name}: the password of {user}")
+
+
+def change_ssh_keys(conn: Any, domain_name: str, user: str, keys: Sequence[str], *, add: bool) -> None:
+    """See ports.Host.change_ssh_keys."""
+    dom = _with_agent(conn, domain_name)
+    flag = (
+        libvirt.VIR_DOMAIN_AUTHORIZED_SSH_KEYS_SET_APPEND if add else libvirt.VIR_DOMAIN_AUTHORIZED_SSH_KEYS_SET_REMOVE
+    )
+    _change(lambda: dom.authorizedSSHKeysSet(user, list(keys), flag), f"{domain_name}: ssh keys of {user}")
+
+
+def _with_agent(conn: Any, domain_name: str) -> Any:
+    """The running domain, with its channel open: closed, libvirt would only say so in the host's language."""
+    dom = conn.lookupByName(domain_name)
+    if dom.state(0)[0] != libvirt.VIR_DOMAIN_RUNNING:
+        raise Conflict(f"{domain_name} does not run, so its agent cannot answer")
+    if not _channel_open(dom):
+        raise Transient(
+            f"no agent is connected in {domain_name}: it boots, or install and start qemu-guest-agent there"
+        )
+    dom.agentSetResponseTimeout(AGENT_TIMEOUT_S, 0)
+    return dom
+
+
+def _change(act: Callable[[], Any], what: str) -> None:
+    """What the agent refuses is refused for good: only a person changes the guest."""
+    try:
+        act()
+    except libvirt.libvirtError as problem:
+        if code_of(problem) == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
+            raise Transient(f"{what}: the agent does not answer") from problem
+        if code_of(problem) in _REFUSED:
+            raise Rejected(
+                f"{what}: the guest refuses: {text_of(problem)[:300]} (is there such a user? does its agent know the command?)"
+            ) from problem
+        raise
 
 
 def _ask(question: Any) -> dict[str, Any]:

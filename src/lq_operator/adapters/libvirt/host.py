@@ -189,6 +189,14 @@ class LibvirtHost:
         call = Call("agent_state", AGENT_S, lane=Lane.AGENT)
         return await self._run(call, domain_name, agent.observe_agent, domain_name)
 
+    async def set_password(self, domain_name: str, user: str, password: str) -> None:
+        call = Call("set_password", AGENT_S, writes=True, lane=Lane.AGENT)
+        await self._run(call, domain_name, agent.set_password, domain_name, user, password)
+
+    async def change_ssh_keys(self, domain_name: str, user: str, keys: Sequence[str], *, add: bool) -> None:
+        call = Call("change_ssh_keys", AGENT_S, writes=True, lane=Lane.AGENT)
+        await self._run(call, domain_name, agent.change_ssh_keys, domain_name, user, tuple(keys), add=add)
+
     # ------------------------------------------------------------ moving
 
     async def cpu_obstacle(self, plan: DomainPlan) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from lq_operator.api.base import FINALIZER
 from lq_operator.api.node import HypervisorNode
 from lq_operator.api.vm import HeartbeatStatus, VirtualMachine
-from lq_operator.api.vmoperation import VirtualMachineOperation
+from lq_operator.api.vmoperation import GUEST_VERBS, VirtualMachineOperation
 from lq_operator.controllers.runtime.awaited import awaited_hosts
 from lq_operator.controllers.runtime.guestbook import GuestBook
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
@@ -48,6 +48,7 @@ class Observer:
             for op in self.store.list(VirtualMachineOperation)
             if op.metadata.namespace == vm.metadata.namespace
             and op.spec.vm_ref.name == vm.metadata.name
+            and op.spec.verb not in GUEST_VERBS
             and not op.deleting
         ]
         # The API server counts creation in whole seconds: within one, what was accepted already is the older.
