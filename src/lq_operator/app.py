@@ -138,6 +138,7 @@ async def _serve(base: Base, settings: GatewaySettings) -> None:
     gateway = Gateway(
         Door(KubeDoorkeeper(base.transport)),
         guests,
+        base.events,
         base.clock,
         history_bytes=settings.history_kib * 1024,
         recheck_s=settings.recheck_s,

@@ -15,6 +15,7 @@ from lq_operator.api.base import Resource
 from lq_operator.core.lifecycle.shape import GuestShape
 from lq_operator.core.model import (
     AgentState,
+    CommandOutcome,
     DomainEvent,
     DomainPlan,
     DomainSeen,
@@ -163,6 +164,15 @@ class Host(Protocol):
 
     async def change_ssh_keys(self, domain_name: str, user: str, keys: Sequence[str], *, add: bool) -> None:
         """Add public keys to the user's authorized_keys, or take them out. As set_password."""
+        ...
+
+    async def start_command(self, domain_name: str, argv: Sequence[str], *, stdin: bytes = b"") -> int:
+        """Run a program in the guest by its agent; its pid there. Errors as set_password; OutcomeUnknown: it may run."""
+        ...
+
+    async def command_outcome(self, domain_name: str, pid: int, *, most_bytes: int) -> CommandOutcome | None:
+        """None while it runs. Told once: the agent forgets it then. Output beyond `most_bytes` of each stream is cut.
+        Rejected: the agent knows no such command, or the output does not fit into one answer (about 3 MiB)."""
         ...
 
     # moving

@@ -1,11 +1,14 @@
-"""Care for guests through their agents, judged from inside the guest: hangs, watchdogs, passwords, ssh keys."""
+"""Care for guests through their agents, judged from inside the guest: hangs, watchdogs, passwords, ssh keys, commands."""
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 from tests.e2e.datacenter import Datacenter, Object, condition, lq, vm_manifest
+from tests.e2e.test_plugin import Plugin
 
 from lq_operator.lab import manifests
 from lq_operator.lab.errors import LabError
@@ -72,7 +75,7 @@ def test_panicked_guest_is_reset_and_counts_one_boot_more(dc: Datacenter, guest:
     dc.until(lambda: {"GuestHungReset", "GuestBack"} <= reasons(dc, guest), say=lambda: f"{reasons(dc, guest)}")
 
 
-def test_agent_that_was_stopped_and_pause_and_reboot_are_no_hang(dc: Datacenter, guest: str) -> None:
+def test_agent_that_was_stopped_and_a_pause_are_no_hang(dc: Datacenter, guest: str) -> None:
     before = boots(dc, guest)
     begin(dc, guest, "kill $(pidof qemu-ga); sleep 20; qemu-ga -m virtio-serial -p /dev/vport*p1 -t /run -d")
     dc.wait_for("VirtualMachine", guest, lambda o: hung(o) == ("False", "NotListening"))
@@ -84,15 +87,13 @@ def test_agent_that_was_stopped_and_pause_and_reboot_are_no_hang(dc: Datacenter,
     assert boots(dc, guest) == before
 
 
-def test_agent_that_stands_still_after_an_operator_restart_gets_the_second_try_and_then_it_is_given_up(
-    dc: Datacenter, guest: str
-) -> None:
-    """SIGSTOP holds the agent's channel open, as a guest does that has no CPU for it. The policy is changed live."""
+def test_frozen_agent_is_restarted_by_a_new_operator_and_given_up_the_next_time(dc: Datacenter, guest: str) -> None:
+    """The policy is changed live. The operations of the test before have counted the tries from zero."""
     before, epoch = boots(dc, guest), dc.metadata(guest)["epoch"]
     begin(dc, guest, FREEZE)
     dc.lab.supervisor.kill("lq-operator-run")
-    dc.patch("VirtualMachine", guest, {"spec": {"heartbeat": {"action": "Restart"}}})
-    vm = dc.wait_for("VirtualMachine", guest, lambda o: is_back(o, 2))
+    dc.patch("VirtualMachine", guest, {"spec": {"heartbeat": {"action": "Restart", "tries": 1}}})
+    vm = dc.wait_for("VirtualMachine", guest, lambda o: is_back(o, 1))
     assert dc.metadata(guest)["epoch"] not in (epoch, "")
     assert vm["status"]["power"]["restarts"] == 1
     assert boots(dc, guest) == before + 1
@@ -215,3 +216,75 @@ def test_who_may_start_and_stop_may_not_set_passwords(dc: Datacenter, account: s
     dc.outcome("sneaky")
     dc.delete("rolebinding", "starter", "starter-admin")
     dc.delete("serviceaccount", "starter")
+
+
+# ---------------------------------------------------------------- commands, by the real kubectl
+
+
+@pytest.fixture(scope="module")
+def plugin(dc: Datacenter, account: str) -> Iterator[Plugin]:
+    rule = {"apiGroups": ["limiquantix.io"], "resources": ["virtualmachines/exec"], "verbs": ["create"]}
+    api = "rbac.authorization.k8s.io"
+    role = {"apiVersion": f"{api}/v1", "kind": "Role", "metadata": {"name": "runner"}, "rules": [rule]}
+    dc.apply(role)
+    for who, grant in (("runner", "--role=runner"), ("typist", "--clusterrole=limiquantix-operator")):
+        dc.kubectl("create", "serviceaccount", who)
+        dc.kubectl("create", "rolebinding", who, grant, f"--serviceaccount={dc.namespace}:{who}")
+    yield Plugin(dc)
+    dc.delete("rolebinding", "runner", "typist")
+    dc.delete("serviceaccount", "runner", "typist")
+    dc.delete("role", "runner")
+
+
+def run_in(
+    plugin: Plugin, vm: str, who: str, *words: str, flags: tuple[str, ...] = (), stdin: str = ""
+) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error)."""
+    argv = ["exec", f"vm/{vm}", "-n", plugin.dc.namespace, "--service-account", who, *flags, "--", *words]
+    done = subprocess.run(
+        [plugin.kubectl, "lq", *argv],
+        env=plugin.environ,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_command_runs_in_the_guest_with_output_exit_code_and_input(plugin: Plugin, account: str) -> None:
+    dc = plugin.dc
+    script = "cat; hostname; echo oops >&2; exit 7"
+    assert run_in(plugin, account, "runner", "sh", "-c", script, flags=("-i",), stdin="in\n") == (
+        7,
+        f"in\n{account}\n",
+        "oops\n",
+    )
+    code, out, _ = run_in(plugin, account, "runner", "cat", "/proc/sys/kernel/random/boot_id", flags=("-o", "json"))
+    told = json.loads(out)
+    assert (code, told["exitCode"], told["stdout"].strip(), told["truncated"]) == (0, 0, dc.boot_id(account), False)
+    code, out, error = run_in(plugin, account, "runner", "sh", "-c", "yes | head -c 1500000")
+    assert (code, len(out), "the output is cut" in error) == (0, 1 << 20, True)
+
+
+def test_what_cannot_be_run_says_why(plugin: Plugin, account: str) -> None:
+    code, _, error = run_in(plugin, account, "runner", "/no/such/program")
+    assert (code, "the guest refuses" in error) == (1, True), error
+    code, _, error = run_in(plugin, account, "runner", "sleep", "60", flags=("--timeout", "1"))
+    assert (code, "it runs still after 1 s, in the guest as pid" in error) == (1, True), error
+    code, _, error = run_in(plugin, account, "runner", "sh", "-c", "yes | head -c 9000000")
+    assert (code, "let it write to a file" in error) == (1, True), error
+    assert run_in(plugin, account, "runner", "true")[0] == 0  # the connection has outlived that
+
+
+def test_the_right_is_its_own_and_what_is_refused_is_audited_without_arguments(plugin: Plugin, account: str) -> None:
+    dc = plugin.dc
+    code, _, error = run_in(plugin, account, "typist", "touch", "/run/hunter2")
+    assert (code, "may not create exec of vm/account" in error) == (1, True), error
+    assert dc.guest(account, "ls /run").split().count("hunter2") == 0
+    dc.until(lambda: {"Exec", "ExecRefused"} <= reasons(dc, account), say=lambda: f"{reasons(dc, account)}")
+    said = dc.kubectl("get", "events", "-o", "yaml") + dc.lab.supervisor.log("lq-operator-gateway").read_text()
+    assert "system:serviceaccount:e2e:typist" in said
+    assert "touch" in said
+    assert "hunter2" not in said

@@ -225,6 +225,17 @@ class AgentState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class CommandOutcome:
+    """How a command in a guest ended. `truncated`: there was more output."""
+
+    exit_code: int | None
+    signal: int | None
+    stdout: bytes = b""
+    stderr: bytes = b""
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeSeen:
     """One volume of a pool on a host. Sizes in bytes."""
 

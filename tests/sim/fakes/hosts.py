@@ -19,6 +19,7 @@ from tests.sim.fakes.moving import Move, Moves
 from lq_operator.core.lifecycle.shape import GuestShape
 from lq_operator.core.model import (
     AgentState,
+    CommandOutcome,
     DomainEvent,
     DomainPlan,
     DomainSeen,
@@ -501,6 +502,14 @@ class FakeHost:
     async def change_ssh_keys(self, domain_name: str, user: str, keys: Sequence[str], *, add: bool) -> None:
         act = lambda: self.machine.change_ssh_keys(domain_name, user, keys, add=add)  # noqa: E731
         await self._write("change_ssh_keys", domain_name, act)
+
+    async def start_command(self, domain_name: str, argv: Sequence[str], *, stdin: bytes = b"") -> int:
+        act = lambda: self.machine.start_command(domain_name, argv, stdin)  # noqa: E731
+        return await self._write("start_command", domain_name, act)
+
+    async def command_outcome(self, domain_name: str, pid: int, *, most_bytes: int) -> CommandOutcome | None:
+        act = lambda: self.machine.command_outcome(domain_name, pid, most_bytes)  # noqa: E731
+        return await self._read("command_outcome", domain_name, act)
 
     # ------------------------------------------------------------ moving
 

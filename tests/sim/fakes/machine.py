@@ -16,6 +16,7 @@ from lq_operator.adapters.libvirt.xml.build import file_name
 from lq_operator.adapters.libvirt.xml.domain import domain_xml
 from lq_operator.core.model import (
     AgentState,
+    CommandOutcome,
     DomainEvent,
     DomainPlan,
     DomainSeen,
@@ -110,6 +111,7 @@ class Machine:
         self.agent = True
         self.hung: set[str] = set()
         self.users = {"root"}
+        self.commands: dict[tuple[str, int], CommandOutcome | None] = {}
         self.passwords: dict[tuple[str, str], str] = {}
         self.ssh_keys: dict[tuple[str, str], tuple[str, ...]] = {}
         self.obedient = True
@@ -133,6 +135,7 @@ class Machine:
         twin.usable_cpu_models = self.usable_cpu_models
         twin.emulates_tpm = self.emulates_tpm
         twin.hung, twin.users = set(self.hung), set(self.users)
+        twin.commands = dict(self.commands)
         twin.passwords, twin.ssh_keys = dict(self.passwords), dict(self.ssh_keys)
         twin.hotplug.holds = set(self.hotplug.holds)
         return twin
@@ -473,6 +476,31 @@ class Machine:
         self._account(name, user)
         kept = [key for key in self.ssh_keys.get((name, user), ()) if key not in keys]
         self.ssh_keys[name, user] = (*kept, *keys) if add else tuple(kept)
+
+    def start_command(self, name: str, argv: Sequence[str], stdin: bytes) -> int:
+        """Two programs there are: echo, and cat, which repeats what it is given; sleep never ends."""
+        if self.agent_state(name) is not AgentState.ANSWERS:
+            raise Transient(f"the agent of {name} does not answer")
+        if argv[0] not in ("echo", "cat", "sleep"):
+            raise Rejected(f"{name}: the guest refuses: there is no {argv[0]}")
+        pid = 100 + len(self.commands)
+        ended = (
+            None
+            if argv[0] == "sleep"
+            else CommandOutcome(0, None, stdin if argv[0] == "cat" else " ".join(argv[1:]).encode() + b"\n")
+        )
+        self.commands[name, pid] = ended
+        return pid
+
+    def command_outcome(self, name: str, pid: int, most_bytes: int) -> CommandOutcome | None:
+        if self.agent_state(name) is not AgentState.ANSWERS:
+            raise Transient(f"the agent of {name} does not answer")
+        if (name, pid) not in self.commands:
+            raise Rejected(f"{name}: the guest refuses: there is no command {pid}")
+        if (ended := self.commands[name, pid]) is None:
+            return None
+        del self.commands[name, pid]
+        return replace(ended, stdout=ended.stdout[:most_bytes], truncated=len(ended.stdout) > most_bytes)
 
     def _account(self, name: str, user: str) -> None:
         if self.agent_state(name) is not AgentState.ANSWERS:

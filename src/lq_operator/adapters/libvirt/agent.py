@@ -21,7 +21,7 @@ AGENT_TIMEOUT_S = 3
 _TEXT_LIMIT = 253  # the longest host name there is
 _ADDRESS_LIMIT = 64
 
-_REFUSED = (
+REFUSED = (
     libvirt.VIR_ERR_NO_SUPPORT,
     libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
     libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
@@ -68,7 +68,7 @@ def observe_agent(conn: Any, domain_name: str) -> AgentState:
         return AgentState.ANSWERS
     except libvirt.libvirtError as problem:
         waited_s = time.monotonic() - began_s
-        if code_of(problem) in _REFUSED:
+        if code_of(problem) in REFUSED:
             return AgentState.ANSWERS  # an agent that forbids the ping has heard it
         if code_of(problem) != libvirt.VIR_ERR_AGENT_UNRESPONSIVE or waited_s < AGENT_TIMEOUT_S * 0.9:
             raise
@@ -86,20 +86,20 @@ def _channel_open(dom: Any) -> bool:
 
 def set_password(conn: Any, domain_name: str, user: str, password: str) -> None:
     """See ports.Host.set_password."""
-    dom = _with_agent(conn, domain_name)
+    dom = with_agent(conn, domain_name)
     _change(lambda: dom.setUserPassword(user, password, 0), f"{domain_name}: the password of {user}")
 
 
 def change_ssh_keys(conn: Any, domain_name: str, user: str, keys: Sequence[str], *, add: bool) -> None:
     """See ports.Host.change_ssh_keys."""
-    dom = _with_agent(conn, domain_name)
+    dom = with_agent(conn, domain_name)
     flag = (
         libvirt.VIR_DOMAIN_AUTHORIZED_SSH_KEYS_SET_APPEND if add else libvirt.VIR_DOMAIN_AUTHORIZED_SSH_KEYS_SET_REMOVE
     )
     _change(lambda: dom.authorizedSSHKeysSet(user, list(keys), flag), f"{domain_name}: ssh keys of {user}")
 
 
-def _with_agent(conn: Any, domain_name: str) -> Any:
+def with_agent(conn: Any, domain_name: str) -> Any:
     """The running domain, with its channel open: closed, libvirt would only say so in the host's language."""
     dom = conn.lookupByName(domain_name)
     if dom.state(0)[0] != libvirt.VIR_DOMAIN_RUNNING:
@@ -119,7 +119,7 @@ def _change(act: Callable[[], Any], what: str) -> None:
     except libvirt.libvirtError as problem:
         if code_of(problem) == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
             raise Transient(f"{what}: the agent does not answer") from problem
-        if code_of(problem) in _REFUSED:
+        if code_of(problem) in REFUSED:
             raise Rejected(
                 f"{what}: the guest refuses: {text_of(problem)[:300]} (is there such a user? does its agent know the command?)"
             ) from problem
@@ -131,7 +131,7 @@ def _ask(question: Any) -> dict[str, Any]:
     try:
         return dict(question() or {})
     except libvirt.libvirtError as problem:
-        if code_of(problem) in _REFUSED:
+        if code_of(problem) in REFUSED:
             return {}
         raise
 
@@ -142,7 +142,7 @@ def _version(dom: Any) -> str:
         answer = json.loads(libvirt_qemu.qemuAgentCommand(dom, command, AGENT_TIMEOUT_S, 0))
         return _clean(answer["return"]["version"])
     except libvirt.libvirtError as problem:
-        if code_of(problem) in _REFUSED:
+        if code_of(problem) in REFUSED:
             return ""
         raise
     except (ValueError, KeyError, TypeError):

@@ -7,13 +7,25 @@ import queue
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from lq_operator.adapters.libvirt import agent, console, domains, hotplug, inventory, moves, networks, screen, storage
+from lq_operator.adapters.libvirt import (
+    agent,
+    console,
+    domains,
+    guestexec,
+    hotplug,
+    inventory,
+    moves,
+    networks,
+    screen,
+    storage,
+)
 from lq_operator.adapters.libvirt.calls import Call, Calls, Lane
 from lq_operator.adapters.libvirt.connection import Opened
 from lq_operator.adapters.libvirt.movelane import MoveLane
 from lq_operator.core.lifecycle.shape import GuestShape
 from lq_operator.core.model import (
     AgentState,
+    CommandOutcome,
     DomainPlan,
     DomainSeen,
     GuestFacts,
@@ -196,6 +208,14 @@ class LibvirtHost:
     async def change_ssh_keys(self, domain_name: str, user: str, keys: Sequence[str], *, add: bool) -> None:
         call = Call("change_ssh_keys", AGENT_S, writes=True, lane=Lane.AGENT)
         await self._run(call, domain_name, agent.change_ssh_keys, domain_name, user, tuple(keys), add=add)
+
+    async def start_command(self, domain_name: str, argv: Sequence[str], *, stdin: bytes = b"") -> int:
+        call = Call("start_command", AGENT_S, writes=True, lane=Lane.AGENT)
+        return await self._run(call, domain_name, guestexec.start_command, domain_name, tuple(argv), stdin)
+
+    async def command_outcome(self, domain_name: str, pid: int, *, most_bytes: int) -> CommandOutcome | None:
+        call = Call("command_outcome", AGENT_S, lane=Lane.AGENT)
+        return await self._run(call, domain_name, guestexec.command_outcome, domain_name, pid, most_bytes)
 
     # ------------------------------------------------------------ moving
 

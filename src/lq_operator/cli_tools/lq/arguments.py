@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +20,20 @@ VM, NODE = "vm", "node"
 
 class Parser(argparse.ArgumentParser):
     """Says which command was probably meant."""
+
+    takes_command = False
+    """Whatever follows `--` is not ours: argparse takes what looks like our flags out of it."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As it is, but for the words after `--` of a command that takes a command: they become `argv`."""
+        if not self.takes_command or args is None or "--" not in args:
+            return super().parse_known_args(args, namespace)
+        cut = list(args).index("--")
+        found, extra = super().parse_known_args(args[:cut], namespace)
+        found.argv = list(args[cut + 1 :])
+        return found, extra
 
     def error(self, message: str) -> NoReturn:
         """Usage on standard error, exit code 2."""
@@ -144,6 +158,21 @@ def _console(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
+def _exec(commands: Any) -> argparse.ArgumentParser:
+    text = "run a command in the guest, by its agent"
+    parser = _command(
+        commands, "exec", text, "execute", "run", more="vm/NAME -- COMMAND ARGUMENT ... Its exit code is this one's."
+    )
+    _positional(parser, "vm", VM, "vm/NAME")
+    parser.add_argument("-i", "--stdin", action="store_true", help="pass standard input to it, to its end (1 MiB)")
+    parser.add_argument(
+        "--timeout", type=_seconds, default=30, metavar="SECONDS", help="wait that long (default 30, at most 300)"
+    )
+    _add_gateway(parser)
+    parser.takes_command = True  # type: ignore[attr-defined]
+    return parser
+
+
 def _screenshot(commands: Any) -> argparse.ArgumentParser:
     parser = _command(commands, "screenshot", "what the guest's screen shows, as PNG", "screenshot", "run")
     _positional(parser, "vm", VM, "vm/NAME")
@@ -194,6 +223,7 @@ COMMANDS |= {
     "console": _console,
     "vnc": _vnc,
     "screenshot": _screenshot,
+    "exec": _exec,
     "migrate": _migrate,
     "drain": _drain,
     "undrain": _undrain,

@@ -18,7 +18,7 @@ from lq_operator.cli_tools.lq.verbs import VERBS
 NO_FILES = 4
 """cobra's ShellCompDirectiveNoFileComp."""
 PATIENCE_S = 5.0
-_VM_COMMANDS = (*VERBS, "migrate", "why", "timeline", "tree", "console", "vnc", "screenshot")
+_VM_COMMANDS = (*VERBS, "migrate", "why", "timeline", "tree", "console", "vnc", "screenshot", "exec")
 _NODE_COMMANDS = ("cordon", "uncordon", "drain", "undrain", "attest")
 
 

@@ -147,10 +147,19 @@ async def web_socket(door: Door, url: str, protocol: str, mode: str) -> AsyncIte
 
 async def fetch(door: Door, url: str) -> bytes:
     """The body of one GET."""
-    timeout = aiohttp.ClientTimeout(total=60, sock_connect=CONNECT_S)
+    return await _ask(door, "GET", url, None, 60)
+
+
+async def send(door: Door, url: str, body: Mapping[str, Any], *, timeout_s: float) -> bytes:
+    """The answer's body to one POST of JSON."""
+    return await _ask(door, "POST", url, body, timeout_s)
+
+
+async def _ask(door: Door, method: str, url: str, sent: Mapping[str, Any] | None, timeout_s: float) -> bytes:
+    timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_S)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         try:
-            async with session.get(url, headers=door.headers(), ssl=door.tls) as answer:
+            async with session.request(method, url, headers=door.headers(), ssl=door.tls, json=sent) as answer:
                 body = await answer.read()
                 if answer.status != 200:
                     raise refusal(answer.status, answer.headers.get(REASON, "") or _message(body))

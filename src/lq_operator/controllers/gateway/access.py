@@ -20,6 +20,8 @@ log = get_logger(__name__)
 PROTOCOL_TOKEN = "base64url.bearer.authorization.k8s.io."  # noqa: S105 - a prefix, as Kubernetes has it for browsers
 READ, WRITE = "get", "update"
 """Verbs on virtualmachines/console and virtualmachines/vnc: to see, and to type."""
+EXEC = "create"
+"""Verb on virtualmachines/exec: to run a command in the guest. No other right includes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,17 @@ class Door:
     doorkeeper: Doorkeeper
 
     async def let_in(
-        self, headers: Mapping[str, str], kind: str, namespace: str, name: str, *, wants_to_write: bool, peer: str
+        self,
+        headers: Mapping[str, str],
+        kind: str,
+        namespace: str,
+        name: str,
+        *,
+        wants_to_write: bool,
+        peer: str,
+        needs: str = READ,
     ) -> Pass:
-        """Refusal otherwise. Who may only read is let in as a reader, also when they asked to write."""
+        """Refusal otherwise. Who may only read is let in as a reader, also when they asked to write. `needs`: the verb."""
         token = token_of(headers)
         if not token:
             raise _refuse(
@@ -69,7 +79,7 @@ class Door:
             if caller is None:
                 message = "the API server does not accept this token: it is expired, or not one of this cluster"
                 raise _refuse(401, "Unauthorized", message, kind, namespace, name, peer)
-            allowed, why = await self.doorkeeper.allowed(caller, READ, kind, namespace, name)
+            allowed, why = await self.doorkeeper.allowed(caller, needs, kind, namespace, name)
             writes = False
             if wants_to_write:
                 writes, _ = await self.doorkeeper.allowed(caller, WRITE, kind, namespace, name)
@@ -78,7 +88,8 @@ class Door:
                 503, "Unavailable", f"nobody can be let in now: {error}", kind, namespace, name, peer
             ) from error
         if not allowed and not writes:
-            message = f"{caller.name} may not see {kind} of vm/{name}: {why}"
+            do = f"see {kind} of" if needs == READ else f"{needs} {kind} of"
+            message = f"{caller.name} may not {do} vm/{name}: {why}"
             raise _refuse(403, "Forbidden", message, kind, namespace, name, peer, who=caller.name)
         return Pass(caller, token, writes)
 

@@ -1,4 +1,5 @@
-"""The gateway's one port: HTTPS, and WebSockets on /namespaces/NS/virtualmachines/NAME/{console,vnc}; /screenshot is a GET.
+"""The gateway's one port: HTTPS, and WebSockets on /namespaces/NS/virtualmachines/NAME/{console,vnc}; /screenshot is a GET,
+/exec a POST.
 
 Console frames: binary is the serial line, both ways; text is JSON about the session ({"type": "state"|"role"|"lost"|"note",
 "state": ..., "message": ...} to the client, {"type": "resize", "columns": .., "rows": ..} from it).
@@ -7,6 +8,7 @@ Console frames: binary is the serial line, both ways; text is JSON about the ses
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import ssl
@@ -16,7 +18,8 @@ from typing import cast, get_args
 
 from aiohttp import WSMsgType, web
 
-from lq_operator.controllers.gateway.access import Door, Pass, Refusal
+from lq_operator.controllers.gateway.access import EXEC, READ, Door, Pass, Refusal
+from lq_operator.controllers.gateway.commands import MOST_BODY_BYTES, carry_out, order_of
 from lq_operator.controllers.gateway.consoles import Hub, Hubs, Mode, Reader
 from lq_operator.controllers.gateway.guests import Guests
 from lq_operator.controllers.gateway.rfb import Stream, Viewer, goodbye
@@ -30,8 +33,8 @@ from lq_operator.controllers.gateway.wire import (
     REASON,
     VNC_PROTOCOL,
 )
-from lq_operator.core.result import Conflict, NotFound, WorldError
-from lq_operator.ports import Clock
+from lq_operator.core.result import Conflict, NotFound, Rejected, WorldError
+from lq_operator.ports import Clock, Events
 from lq_operator.telemetry import metrics
 from lq_operator.telemetry.logging import get_logger
 
@@ -64,10 +67,19 @@ class Gateway:
     """`serve()` until cancelled."""
 
     def __init__(
-        self, door: Door, guests: Guests, clock: Clock, *, history_bytes: int, recheck_s: float, screens: Screens
+        self,
+        door: Door,
+        guests: Guests,
+        events: Events,
+        clock: Clock,
+        *,
+        history_bytes: int,
+        recheck_s: float,
+        screens: Screens,
     ) -> None:
         self._door = door
         self._guests = guests
+        self._events = events
         self._clock = clock
         self._recheck_s = recheck_s
         self._hubs = Hubs(guests, clock, history_bytes)
@@ -76,11 +88,12 @@ class Gateway:
 
     async def serve(self, host: str, port: int, tls: ssl.SSLContext) -> None:
         """Listen on the port, for ever."""
-        app = web.Application(middlewares=[_refusals])
+        app = web.Application(middlewares=[_refusals], client_max_size=MOST_BODY_BYTES)
         vm = "/namespaces/{namespace}/virtualmachines/{name}"
         app.router.add_get(f"{vm}/console", self._console)
         app.router.add_get(f"{vm}/screenshot", self._screenshot)
         app.router.add_get(f"{vm}/vnc", self._vnc)
+        app.router.add_post(f"{vm}/exec", self._exec)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
         await runner.setup()
         forgetting = asyncio.get_running_loop().create_task(self._guests.forget_idle())
@@ -95,14 +108,16 @@ class Gateway:
 
     # ------------------------------------------------------------ the door
 
-    async def _enter(self, request: web.Request, kind: str, *, wants_to_write: bool) -> tuple[About, Pass]:
+    async def _enter(
+        self, request: web.Request, kind: str, *, wants_to_write: bool, needs: str = READ
+    ) -> tuple[About, Pass]:
         namespace, name = request.match_info["namespace"], request.match_info["name"]
         about = About(namespace, name, kind)
         if not _NAME.fullmatch(namespace) or not _NAME.fullmatch(name):
             raise Refusal(404, "NotFound", "namespace and name must be names")
         peer = request.remote or ""
         ticket = await self._door.let_in(
-            request.headers, kind, namespace, name, wants_to_write=wants_to_write, peer=peer
+            request.headers, kind, namespace, name, wants_to_write=wants_to_write, peer=peer, needs=needs
         )
         # Only now: who may not see a VM learns nothing of which there are.
         self._guests.vm(namespace, name)
@@ -160,6 +175,42 @@ class Gateway:
         async with self._guests.running(about.namespace, about.name) as guest:
             picture = await self._screens.png(guest)
         return web.Response(body=picture, content_type=PICTURE_TYPE, headers={"Cache-Control": "no-store"})
+
+    # ------------------------------------------------------------ commands
+
+    async def _exec(self, request: web.Request) -> web.StreamResponse:
+        """Who asked for what is logged and an Event of the VM, also when it is refused; of the command its first word."""
+        try:
+            about, ticket = await self._enter(request, "exec", wants_to_write=False, needs=EXEC)
+        except Refusal as refusal:
+            if refusal.status == 403:
+                await self._audit_refusal(request, refusal)
+            raise
+        order = order_of(await request.read())
+        vm, who = self._guests.vm(about.namespace, about.name), ticket.caller.name
+        log.info("exec", vm=vm.key, who=who, command=order.shown, peer=request.remote or "")
+        self._sessions += 1
+        metrics.GATEWAY_SESSIONS.labels("exec").inc()
+        try:
+            async with self._guests.running(about.namespace, about.name) as guest:
+                self._events.emit(vm, "Exec", f"{who} runs {order.shown} in the guest")
+                answer = await carry_out(guest, order, self._clock)
+        finally:
+            self._sessions -= 1
+            metrics.GATEWAY_SESSIONS.labels("exec").dec()
+        log.info("exec ended", vm=vm.key, who=who, command=order.shown, exit_code=answer["exitCode"])
+        return web.json_response(answer, headers={"Cache-Control": "no-store"})
+
+    async def _audit_refusal(self, request: web.Request, refusal: Refusal) -> None:
+        try:
+            shown = order_of(await request.read()).shown
+        except (Refusal, web.HTTPException):
+            shown = "something that is no command"
+        namespace, name = request.match_info["namespace"], request.match_info["name"]
+        log.warning("exec refused", vm=f"{namespace}/{name}", command=shown, reason=refusal.message)
+        with contextlib.suppress(NotFound):
+            vm = self._guests.vm(namespace, name)
+            self._events.emit(vm, "ExecRefused", f"{shown}: {refusal.message}"[:1000], warning=True)
 
     async def _vnc(self, request: web.Request) -> web.StreamResponse:
         about, ticket = await self._enter(request, "vnc", wants_to_write=_mode(request) != "read")
@@ -243,6 +294,8 @@ async def _refusals(request: web.Request, handler: Handler) -> web.StreamRespons
         return _status(404, "NotFound", str(error))
     except Conflict as error:
         return _status(409, "Conflict", str(error))
+    except Rejected as error:
+        return _status(422, "Invalid", str(error))
     except WorldError as error:
         return _status(503, "Unavailable", str(error))
 
