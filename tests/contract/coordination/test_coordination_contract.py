@@ -72,7 +72,6 @@ async def test_expiry_gives_the_lease_to_the_next_and_not_before(site: Site) -> 
         assert second.term > first.term
         assert second.beat > first.beat
         assert (first.found, second.found) == ((0, 0), (first.term, first.beat))
-        assert (await b.renew(second)).found == second.found
         with pytest.raises(Fenced, match="stop acting"):
             await a.renew(first)
         assert (await b.renew(second)).beat == second.beat + 1
