@@ -18,7 +18,7 @@ from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.finalizers import ensure_finalizer, remove_finalizer
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost
 from lq_operator.controllers.runtime.placements import is_moving, on_a_host, placement_of
-from lq_operator.controllers.runtime.refs import Namespaces, Refs, disk_volumes
+from lq_operator.controllers.runtime.refs import UNPLACED, Namespaces, Refs, disk_volumes
 from lq_operator.controllers.runtime.status import report_status
 from lq_operator.controllers.runtime.tombstones import doomed_files, leave_tombstone
 from lq_operator.convert.power import should_run
@@ -34,8 +34,8 @@ MANAGER = "lq-volume"
 WAIT_S = 5.0
 IN_USE_S = 15.0
 """How soon to look again for a Volume to be deleted that is in use: a disk taken out of a spec wakes nobody."""
-FIRST_WORD_S = 3.0
-"""A new Volume that is not ready by then says what it waits for (creation times are whole seconds)."""
+QUIET_S = 30.0
+"""A new Volume whose VM is about to be placed says only after this long that it waits for that: the VM says why."""
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class VolumeController:
         if user is None or placement is None or placement.phase is not Phase.COMMITTED or placement.node is None:
             if user is not None and (hold_s := self._hold_s(volume, user)) > 0:
                 return Requeue.after(hold_s)
-            await self._write(volume, Progress.WORKING, "WaitForFirstConsumer", "made when its first VM is placed", {})
+            await self._write(volume, Progress.WORKING, UNPLACED, "made when its first VM is placed", {})
             return None
         refs = Refs(
             self.store, user.metadata.namespace or "", await self.namespaces.labels(user.metadata.namespace or "")
@@ -97,7 +97,7 @@ class VolumeController:
         """Seconds to hold back a first status of a disk whose VM is about to be placed: mostly it is the last word too."""
         if volume.status.conditions or not should_run(user):
             return 0.0
-        return FIRST_WORD_S - age_s(volume.metadata.creation_timestamp, self.clock.now_rfc3339())
+        return QUIET_S - age_s(volume.metadata.creation_timestamp, self.clock.now_rfc3339())
 
     def _pool(self, volume: Volume, user: VirtualMachine, refs: Refs) -> StoragePool | Lack:
         cluster = refs.cluster(user.spec.cluster_ref.name if user.spec.cluster_ref else None)

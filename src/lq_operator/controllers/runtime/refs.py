@@ -25,6 +25,8 @@ VM_LABEL = "limiquantix.io/vm"
 """On every object that a VM brought into being: the name of that VM."""
 MAINTENANCE_LABEL = "limiquantix.io/maintenance"
 """On every move made for the maintenance of a host: the name of its HypervisorNode."""
+UNPLACED = "WaitForFirstConsumer"
+"""Reason of a Volume's Ready condition until its first VM is placed."""
 NAMESPACE_TTL_S = 30.0
 """Labels of a namespace are read again after this long: opening a namespace may take that long to be seen."""
 

@@ -32,6 +32,8 @@ from lq_operator.ports import Resources, Store
 
 FIRST_WORD_S = 2.0
 """A new VM that is not running by then says what it waits for."""
+QUIET_S = 30.0
+"""The same for one that waits for nothing but our own next steps: where many start at once a word to each costs all."""
 
 MAX_ROUNDS = 12
 """Steps of one pass; the longest lawful chain (bind, stop, depart, release, sweep) needs seven."""
@@ -117,8 +119,8 @@ class VmController:
                 return Requeue.after(decision.requeue_s or 0.0)
         else:
             raise Transient(f"{identity.key}: still not settled after {MAX_ROUNDS} steps")
-        if (hold_s := self._hold_s(vm, decision, memory)) > 0:
-            return Requeue.after(hold_s)
+        if (hold_s := self._hold_s(vm, decision, prepared, memory)) > 0:
+            return Requeue.after(hold_s if decision.requeue_s is None else min(hold_s, decision.requeue_s))
         if hardware is None and decision.state in ("Running", "Paused") and not vm.status.hardware.machine:
             # Whoever started it died before saying what it sees.
             hardware = await self._hardware(vm, identity, world)
@@ -133,7 +135,7 @@ class VmController:
         waits = [wait_s for wait_s in (decision.requeue_s, hot.again_s) if wait_s is not None]
         return Requeue.after(min(waits)) if waits else None
 
-    def _hold_s(self, vm: VirtualMachine, decision: Decision, memory: VmMemory) -> float:
+    def _hold_s(self, vm: VirtualMachine, decision: Decision, prepared: Prepared, memory: VmMemory) -> float:
         """Seconds to hold back a first status that would only say "on the way": a quick start is then one write."""
         told = vm.status.condition("Ready") is not None  # the scheduler's own condition may be there already
         if decision.standing is not Standing.WORKING or told or decision.give_up or vm.deleting:
@@ -141,7 +143,7 @@ class VmController:
         now_s = self.observer.clock.mono_s()
         if memory.first_seen_s is None:
             memory.first_seen_s = now_s
-        return memory.first_seen_s + FIRST_WORD_S - now_s
+        return memory.first_seen_s + (QUIET_S if _on_its_way(vm, decision, prepared) else FIRST_WORD_S) - now_s
 
     async def _prepare(self, vm: VirtualMachine, identity: Identity, refs: Refs) -> Prepared:
         placement = placement_of(vm)
@@ -185,6 +187,16 @@ class VmController:
         due = hardware_status(memory.hardware_due)
         await keep_hardware(entry, identity, placement.epoch, due, memory.hardware_kept)
         memory.hardware_due = None
+
+
+def _on_its_way(vm: VirtualMachine, decision: Decision, prepared: Prepared) -> bool:
+    """It waits for us alone: the scheduler, the copy of its disk, the start."""
+    if decision.reason == "WaitingForHost":
+        return vm.status.scheduling is None or not vm.status.scheduling.message
+    lacks = [*prepared.blockers, *prepared.pending]
+    if decision.reason in [lack.reason for lack in lacks]:
+        return all(lack.untold for lack in lacks)
+    return decision.reason in ("Accepted", "Starting")
 
 
 def _image_untold(vm: VirtualMachine, decision: Decision, memory: VmMemory) -> bool:

@@ -9,7 +9,7 @@ from lq_operator.api.network import VirtualNetwork
 from lq_operator.api.vm import Interface, VirtualMachine
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.runtime.attachments import Attachments
-from lq_operator.controllers.runtime.refs import Refs, disk_volumes
+from lq_operator.controllers.runtime.refs import UNPLACED, Refs, disk_volumes
 from lq_operator.controllers.vm.addresses import subnet_of
 from lq_operator.controllers.vm.cdroms import Drive, Resolver
 from lq_operator.controllers.vm.children import Children
@@ -79,7 +79,8 @@ def _disks(
         volume = store.get(Volume, vm.metadata.namespace, volume_name)
         if volume is None:
             templated = any(d.name == disk_name and d.template is not None for d in vm.spec.disks)
-            lack = Lack("VolumeNotFound", f"{where}: there is no Volume {volume_name}", stalled=not templated)
+            message = f"{where}: there is no Volume {volume_name}"
+            lack = Lack("VolumeNotFound", message, stalled=not templated, untold=templated)
             prepared.blockers.append(lack)
             continue
         user = attachments.user(vm.metadata.namespace or "", volume_name)
@@ -119,7 +120,8 @@ def _one_disk(disk_name: str, volume: Volume, node: NodeName | None, prepared: P
         prepared.pending.append(Lack("VolumeFailed", f"{where}: {why}", stalled=True))
     elif status.phase != "Ready" or not status.chain:
         why = ready.message if ready and ready.message else "is not ready yet"
-        prepared.pending.append(Lack("VolumeNotReady", f"{where}: Volume {volume.metadata.name}: {why}"))
+        untold = ready is None or ready.reason == UNPLACED
+        prepared.pending.append(Lack("VolumeNotReady", f"{where}: Volume {volume.metadata.name}: {why}", untold=untold))
     elif status.node and node is not None and status.node != node:
         prepared.pending.append(
             Lack(

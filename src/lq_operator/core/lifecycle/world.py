@@ -46,12 +46,13 @@ class Wish:
 @dataclass(frozen=True, slots=True)
 class Lack:
     """Something that a start needs and that is not there. `stalled`: only a person can help. `again_s`: nothing will
-    tell when it is there, so look again after that long."""
+    tell when it is there, so look again after that long. `untold`: our own next step, that nobody needs to hear of soon."""
 
     reason: str
     message: str
     stalled: bool = False
     again_s: float | None = None
+    untold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
