@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def hot(dc: Datacenter) -> Iterator[str]:
     yield NAME
     dc.delete("VirtualMachine", NAME)
     dc.wait_gone("VirtualMachine", NAME)
-    dc.delete("Volume", "hot-other")
+    dc.delete("Volume", "hot-other", "hot-third")
 
 
 def test_size_grows_in_the_running_guest(dc: Datacenter, hot: str) -> None:
@@ -298,53 +299,176 @@ def test_a_change_survives_libvirtd_being_killed(dc: Datacenter, hot: str) -> No
     dc.wait_for("VirtualMachine", hot, settled)
 
 
-CYCLE: dict[str, Any] = {
-    "cpu": {"count": 2, "maxCount": 4, "sockets": 1, "cores": 2, "threads": 1, "model": "Nehalem"},
+def test_what_only_a_move_or_nothing_brings_is_said(dc: Datacenter, hot: str) -> None:
+    boot, cpu, here = dc.boot_id(hot), {"count": 2, "maxCount": 2}, dc.host_of(hot).name
+    away = {
+        "nodeSelector": {"limiquantix.io/host": next(host.name for host in dc.lab.hosts if host.name != here)},
+        "nodeAffinity": {"matchExpressions": [{"key": "limiquantix.io/host", "operator": "NotIn", "values": [here]}]},
+    }
+    assert "spec.machine cannot be changed" in apply(dc, cpu=cpu, placement=away, machine="pc")
+    expected = {
+        "spec.machine": "Impossible",
+        "spec.placement.nodeAffinity": "Migrate",
+        "spec.placement.nodeSelector": "Migrate",
+    }
+    dc.wait_for("VirtualMachine", hot, lambda o: pending(o) == expected)
+    apply(dc, cpu=cpu)
+    assert pending(dc.wait_for("VirtualMachine", hot, settled)) == {}
+    assert (dc.host_of(hot).name, dc.boot_id(hot)) == (here, boot)
+
+
+ETH0 = {"name": "eth0", "networkRef": NET, "addressing": "Claim"}
+ETH1 = {"name": "eth1", "networkRef": NET, "addressing": "None"}
+BEFORE: dict[str, Any] = {
+    "cpu": {"count": 2, "maxCount": 2},
+    "disks": [ROOT, {"name": "data", "volumeRef": {"name": "hot-other"}}],
+    "interfaces": [ETH0, ETH1],
+}
+"""What a power cycle changes has to be there before it."""
+WHOLE: dict[str, Any] = {
+    "cpu": {"count": 2, "maxCount": 4, "sockets": 1, "cores": 1, "threads": 2, "model": "Nehalem"},
     "memory": {"size": "320Mi", "maxSize": "768Mi"},
-    "disks": [{**ROOT, "bus": "scsi", "cache": "writeback"}],
-    "interfaces": [{"name": "eth0", "networkRef": NET, "addressing": "Claim", "model": "e1000e", "mac": "02:00:00:00:77:01"}],
     "cloudInit": {"userData": "#cloud-config\nruncmd:\n  - touch /run/cycled\n"},
     "vnc": False,
     "consoleLog": False,
+    "tpm": True,
     "watchdog": "pause",
+}
+DEVICES: dict[str, Any] = {
+    "disks": [
+        {**ROOT, "bus": "scsi", "cache": "writeback", "bootOrder": 2},
+        {"name": "data", "volumeRef": {"name": "hot-third"}, "readOnly": True},
+    ],
+    "cdroms": [{"name": "cd", "bus": "sata", "bootOrder": 5}, {"name": "two", "bus": "scsi"}],
+    "interfaces": [
+        {**ETH0, "address": "10.99.0.77", "model": "e1000e", "mac": "02:00:00:00:77:01", "bootOrder": 6},
+        {**ETH1, "addressing": "Dhcp"},
+    ],
+}
+WAIT = {
+    "whole": (
+        "cpu.maxCount", "cpu.cores", "cpu.threads", "cpu.model", "memory.maxSize", "cloudInit", "vnc", "consoleLog", "tpm",
+        "watchdog",
+    ),
+    "devices": (
+        "disks.bus", "disks.cache", "disks.bootOrder", "disks.volumeRef", "disks.readOnly", "cdroms.name", "cdroms.bus",
+        "cdroms.bootOrder", "interfaces.model", "interfaces.mac", "interfaces.address", "interfaces.addressing",
+        "interfaces.bootOrder",
+    ),
 }  # fmt: skip
+SEEN = (
+    "video",
+    "watchdog",
+    "serial",
+    "tpm",
+    "disk/target",
+    "disk/source",
+    "disk/boot",
+    "interface/mac",
+    "interface/model",
+)
+READ_ONLY = 'for d in /sys/block/vd*; do if [ "$(cat $d/serial)" = data ]; then cat $d/ro; fi; done'
 
 
 def test_the_rest_waits_for_a_power_cycle_and_is_there_after_one(dc: Datacenter, hot: str) -> None:
+    for name in ("hot-other", "hot-third"):
+        dc.apply(lq("Volume", name, {"size": "1Gi", "poolRef": "shared"}))
+    apply(dc, **BEFORE)
+    dc.wait_for("VirtualMachine", hot, settled)
     boot, before = dc.boot_id(hot), dc.xml(hot)
-    said = apply(dc, **CYCLE)
-    fields = (
-        "cpu.maxCount", "cpu.cores", "cpu.model", "memory.maxSize", "disks.bus", "disks.cache", "interfaces.model",
-        "interfaces.mac", "cloudInit", "vnc", "consoleLog", "watchdog",
-    )  # fmt: skip
-    for field in fields:
-        assert f"spec.{field} takes effect after a power cycle" in said
-    assert "spec.description" not in said
+    assert dc.guest(hot, READ_ONLY).strip() == "0"
+    for part, wish in (("whole", {**BEFORE, **WHOLE}), ("devices", {**WHOLE, **DEVICES})):
+        said = apply(dc, **wish)
+        for field in WAIT[part]:
+            assert f"spec.{field} takes effect after a power cycle" in said
+        assert "spec.description" not in said
+    fields = {f"spec.{field}" for part in WAIT.values() for field in part}
     vm = dc.wait_for(
-        "VirtualMachine", hot, lambda o: len(pending(o)) >= len(fields) and set(pending(o).values()) == {"PowerCycle"}
+        "VirtualMachine", hot, lambda o: fields <= _plain(o) and set(pending(o).values()) == {"PowerCycle"}
     )
-    paths = {path.replace("[root]", "").replace("[eth0]", "").replace(".userData", "") for path in pending(vm)}
-    assert {f"spec.{field}" for field in fields} <= paths
     assert dc.boot_id(hot) == boot
-    for where in ("devices/video", "devices/watchdog", "devices/serial"):
-        assert [e.attrib for e in dc.xml(hot).findall(where)] == [e.attrib for e in before.findall(where)]
+    for where in SEEN:
+        path = f"devices/{where}"
+        assert [_shown(e) for e in dc.xml(hot).findall(path)] == [_shown(e) for e in before.findall(path)], where
     assert dc.do(hot, "Restart")["phase"] == "Succeeded"
     dc.wait_guest(hot)
     assert dc.boot_id(hot) != boot
     vm = dc.wait_for("VirtualMachine", hot, settled)
     assert pending(vm) == {}
+    _as_wished(dc, hot)
+    assert vm["status"]["hardware"]["cpuModel"] == "Nehalem"
+    # Whole sockets are added to what runs.
+    more = {**WHOLE["cpu"], "count": 4, "sockets": 2}
+    assert "power cycle" not in apply(dc, **{**WHOLE, **DEVICES, "cpu": more})
+    sees(dc, ONLINE, "0-3")
+    dc.wait_for("VirtualMachine", hot, settled)
+
+
+def _plain(vm: dict[str, Any]) -> set[str]:
+    """Paths of what is pending, without the names of devices and the parts of cloudInit."""
+    paths = {re.sub(r"\[[^]]*\]", "", path) for path in pending(vm)}
+    return {path.removesuffix(".userData") for path in paths}
+
+
+def _shown(element: Any) -> dict[str, str]:
+    return {key: value for key, value in element.attrib.items() if key not in ("index", "portid", "tray")}
+
+
+def _as_wished(dc: Datacenter, hot: str) -> None:
+    """Everything of WHOLE and DEVICES is so, by the guest, or by its host where the guest cannot see it."""
     now = dc.xml(hot)
     assert now.find("devices/graphics[@type='vnc']") is None
     assert now.find("devices/watchdog").get("action") == "pause"
     assert now.find("devices/serial/log") is None
+    assert now.find("devices/tpm") is not None
     assert (now.findtext("vcpu"), now.find("vcpu").get("current")) == ("4", "2")
+    assert (now.findtext("maxMemory"), now.find("maxMemory").get("unit")) == (str(768 * 1024), "KiB")
+    assert (now.find("cpu/topology").get("cores"), now.find("cpu/topology").get("threads")) == ("1", "2")
     assert _cache(dc, hot, "root") == "writeback"
-    nic = now.find("devices/interface")  # the lab's guest has no driver for an e1000e
+    assert "_hot-third_" in str(_device(now, "disk-data").find("source").get("file"))
+    orders = {key: _device(now, key).find("boot").get("order") for key in ("disk-root", "cdrom-cd", "nic-eth0")}
+    assert orders == {"disk-root": "2", "cdrom-cd": "5", "nic-eth0": "6"}
+    assert [_device(now, f"cdrom-{name}").find("target").get("bus") for name in ("cd", "two")] == ["sata", "scsi"]
+    nic = _device(now, "nic-eth0")  # the lab's guest has no driver for an e1000e
     assert (nic.find("mac").get("address"), nic.find("model").get("type")) == ("02:00:00:00:77:01", "e1000e")
-    assert dc.guest(hot, "ls -d /sys/block/sda").strip() == "/sys/block/sda"
+    marks = dc.metadata(hot)
+    assert marks["addresses"] == "eth0=10.99.0.77"
+    assert json.loads(marks["record"])["spec.interfaces[eth1].addressing"] == "Dhcp"
+    assert dc.guest(hot, "ls -d /sys/block/sda /sys/block/sr0").split() == ["/sys/block/sda", "/sys/block/sr0"]
+    sees(dc, READ_ONLY, "1")
     sees(dc, "ls /run/cycled", "/run/cycled")
     assert "Nehalem" in dc.guest(hot, "grep -m1 'model name' /proc/cpuinfo")
-    assert vm["status"]["hardware"]["cpuModel"] == "Nehalem"
+
+
+def _device(domain: Any, key: str) -> Any:
+    found = domain.find(f"devices/*/alias[@name='ua-{key}']/..")
+    assert found is not None, key
+    return found
+
+
+CHANNEL = "devices/channel/target[@name='org.qemu.guest_agent.0']"
+
+
+def test_a_class_and_a_guest_without_agent_come_with_a_power_cycle(dc: Datacenter, hot: str) -> None:
+    """The last one: nobody answers in this guest any more."""
+    before = dc.metadata(hot)["epoch"]
+    made = manifest(**{**WHOLE, **DEVICES}, guestAgent=False, shutdown={"gracePeriodSeconds": 5})
+    del made["spec"]["cpu"], made["spec"]["memory"]
+    made["spec"]["className"] = "small"
+    said = dc.lab.kubectl("-n", NAMESPACE, "apply", "-f", "-", stdin=json.dumps(made)).stderr
+    for field in ("className", "guestAgent"):
+        assert f"spec.{field} takes effect after a power cycle" in said
+    dc.wait_for("VirtualMachine", hot, lambda o: {"spec.className", "spec.guestAgent"} <= set(pending(o)))
+    assert dc.xml(hot).find(CHANNEL) is not None
+    assert dc.metadata(hot)["epoch"] == before
+    assert dc.do(hot, "Restart", force=True)["phase"] == "Succeeded"
+    vm = dc.wait_for("VirtualMachine", hot, settled)
+    assert pending(vm) == {}
+    assert vm["status"]["effective"]["className"] == "small"
+    assert dc.metadata(hot)["epoch"] != before
+    now = dc.xml(hot)
+    assert now.find(CHANNEL) is None
+    assert now.findtext("vcpu") == str(vm["status"]["effective"]["cpu"])
 
 
 def _blocks(dc: Datacenter, vm: str) -> list[dict[str, Any]]:

@@ -83,6 +83,23 @@ async def test_memory_is_asked_of_the_guest_up_to_the_room(world: HostWorld, sit
     assert (await world.host.read_shape(name)).added_memory_mib == 0
 
 
+async def test_cpu_time_is_weighed_and_limited_where_the_host_can(world: HostWorld, site: Site) -> None:
+    """The lab's hosts have no cgroup controllers: there the refusal names what is missing, and nothing has changed."""
+    plan = await started(world, site)
+    name = plan.identity.domain_name
+    if not hasattr(world, "hold"):  # real hosts
+        with pytest.raises(Rejected, match="cgroup controller cpu"):
+            await world.host.set_cpu_tuning(name, shares=2048, quota_percent=50)
+        assert await world.host.read_shape(name) == shape_of(plan)
+        return
+    await world.host.set_cpu_tuning(name, shares=2048, quota_percent=50)
+    shape = await world.host.read_shape(name)
+    assert (shape.cpu_shares, shape.cpu_quota_percent) == (2048, 50)
+    await world.host.set_cpu_tuning(name, shares=0, quota_percent=0)
+    shape = await world.host.read_shape(name)
+    assert (shape.cpu_shares, shape.cpu_quota_percent) == (2048, 0)
+
+
 async def test_a_disk_is_attached_once_and_follows_into_the_definition(world: HostWorld, site: Site) -> None:
     plan = await started(world, site)
     name, more = plan.identity.domain_name, await site.disk("more")

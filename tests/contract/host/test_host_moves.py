@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.contract.host.pairs import H1, H2, PAIRS, Pair, Trip
 
-from lq_operator.core.model import DiskPlan, MoveResult, NetworkPlan, NicPlan, VolumePlan
+from lq_operator.core.lifecycle.shape import shape_of
+from lq_operator.core.model import CdromPlan, DiskPlan, MoveResult, NetworkPlan, NicPlan, VolumePlan
 from lq_operator.core.result import Conflict, NotFound, OutcomeUnknown, Rejected, Transient, WorldError
 from lq_operator.lab.datacenter import Lab
 
@@ -66,6 +67,23 @@ async def test_a_disk_that_is_not_shared_goes_along_to_its_path_there(trip: Trip
     assert (await trip.state(trip.source), await trip.state(trip.target)) == ("Shutoff migrated", "Running migrated")
     copied = await trip.target.download(trip.pool("there").name, "root", length=20)
     assert copied == b"what the guest wrote"
+
+
+async def test_a_medium_goes_along_in_its_drive(trip: Trip) -> None:
+    """Also of a guest that has no disk at all: nothing of libvirt's check of shared storage stands in the way."""
+    medium = (await trip.disk(trip.source, "shared")).path
+    await trip.target.ensure_pool(trip.pool("shared"))
+    await trip.begin(cdroms=(CdromPlan("cd", medium, boot_order=1), CdromPlan("empty", bus="scsi")))
+    before = await trip.source.read_hardware(trip.name)
+    await trip.pair.wait(trip.source.move(trip.plan()))
+    assert await trip.state(trip.target) == "Running migrated"
+    assert (await trip.target.read_shape(trip.name)).cdroms == shape_of(trip.guest).cdroms
+    assert await trip.target.read_hardware(trip.name) == before
+    ejected = dataclasses.replace(trip.guest.cdroms[0], path="")
+    await trip.target.set_medium(
+        dataclasses.replace(trip.guest, cdroms=(ejected, trip.guest.cdroms[1])), "cd", force=False
+    )
+    assert [drive.path for drive in (await trip.target.read_shape(trip.name)).cdroms] == ["", ""]
 
 
 async def test_a_guest_with_everything_finds_it_at_other_paths(trip: Trip) -> None:

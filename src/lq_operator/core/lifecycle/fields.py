@@ -58,7 +58,7 @@ _DEFINITION = "the domain's definition before and after"
 
 FIELDS: dict[str, Row] = {
     "spec.clusterRef": Row(IMPOSSIBLE, "Refused by the API server."),
-    "spec.className": Row(CYCLE, "The new class's size; a class brings no room for adding while it runs."),
+    "spec.className": Row(CYCLE, "The new class's size; a class brings no room for adding while it runs.", "host: vcpu of the definition"),
     "spec.cpu.count": Row(
         LIVE,
         "More: up to cpu.maxCount of the last start, and the guest has to put them on line. Else after a power cycle.",
@@ -66,9 +66,9 @@ FIELDS: dict[str, Row] = {
         "has(new.cpu) && has(old.cpu) && (new.cpu.count < old.cpu.count || new.cpu.count > (has(old.cpu.maxCount) ? old.cpu.maxCount : old.cpu.count))",
     ),
     "spec.cpu.maxCount": Row(CYCLE, "The guest learns at its start how many there may be.", "host: vcpu of the definition"),
-    "spec.cpu.sockets": Row(LIVE, "Together with cpu.count: whole sockets are added.", "guest: /proc/cpuinfo"),
-    "spec.cpu.cores": Row(CYCLE, observed="guest: /proc/cpuinfo"),
-    "spec.cpu.threads": Row(CYCLE, observed="guest: /proc/cpuinfo"),
+    "spec.cpu.sockets": Row(LIVE, "Together with cpu.count: whole sockets are added.", "guest: /sys/devices/system/cpu/online"),
+    "spec.cpu.cores": Row(CYCLE, observed="host: topology of the definition"),
+    "spec.cpu.threads": Row(CYCLE, observed="host: topology of the definition"),
     "spec.cpu.model": Row(CYCLE, "Left out later: the recorded one stays.", "guest: /proc/cpuinfo"),
     "spec.cpu.shares": Row(
         LIVE,
@@ -92,7 +92,7 @@ FIELDS: dict[str, Row] = {
     "spec.memory.maxSize": Row(CYCLE, observed="host: maxMemory of the definition"),
     "spec.firmware": Row(IMPOSSIBLE, "Refused by the API server."),
     "spec.tpm": Row(CYCLE, observed="host: tpm of the definition"),
-    "spec.machine": Row(IMPOSSIBLE, "Recorded at the first start; before that it is free."),
+    "spec.machine": Row(IMPOSSIBLE, "Recorded at the first start; before that it is free.", "status.changes"),
     "spec.disks[].name": Row(
         LIVE,
         "A disk added or taken out: live on virtio and scsi. On sata, and for the disk that boots first: after a power cycle.",
@@ -129,14 +129,14 @@ FIELDS: dict[str, Row] = {
         "As if the cable were plugged elsewhere; another MTU needs a power cycle. A claimed address reaches the guest with its next seed.",
         "host: the bridge of the tap",
     ),
-    "spec.interfaces[].mac": Row(CYCLE, observed="guest: address of the interface"),
+    "spec.interfaces[].mac": Row(CYCLE, observed=_DEFINITION),
     "spec.interfaces[].addressing": Row(CYCLE, _SEED, _DEFINITION),
     "spec.interfaces[].address": Row(CYCLE, _SEED, _DEFINITION),
-    "spec.interfaces[].model": Row(CYCLE, observed="guest: driver of the interface"),
+    "spec.interfaces[].model": Row(CYCLE, observed=_DEFINITION),
     "spec.interfaces[].bootOrder": Row(CYCLE, observed=_DEFINITION),
     "spec.interfaces[].linkState": Row(LIVE, observed="guest: carrier of the interface"),
     "spec.cloudInit": Row(CYCLE, _SEED, "guest: the seed disk"),
-    "spec.guestAgent": Row(CYCLE, observed="guest: /sys/class/virtio-ports"),
+    "spec.guestAgent": Row(CYCLE, observed="host: channel of the definition"),
     "spec.vnc": Row(CYCLE, observed="host: graphics of the definition"),
     "spec.consoleLog": Row(CYCLE, observed="host: serial of the definition"),
     "spec.watchdog": Row(CYCLE, observed="host: watchdog of the definition"),

@@ -11,7 +11,7 @@ import pytest
 
 from lq_operator.adapters.libvirt.moves import cancel_move, explain_move, move_flags, move_parameters, observe_progress
 from lq_operator.adapters.libvirt.xml.moving import disk_targets, moved_xml, shares_disks
-from lq_operator.core.model import DiskPlan, DomainPlan, Epoch, Identity, MovePlan, NicPlan
+from lq_operator.core.model import CdromPlan, DiskPlan, DomainPlan, Epoch, Identity, MovePlan, NicPlan
 from lq_operator.core.result import Conflict, OutcomeUnknown, Rejected, Transient, WorldError
 
 LIVE = (Path(__file__).parents[3] / "golden" / "live" / "guest.xml").read_text(encoding="utf-8")
@@ -119,6 +119,29 @@ def test_what_arrives_needs_the_ticket_and_what_stays_the_gate() -> None:
 def test_a_plan_of_another_guest_is_refused(change: dict[str, Any], match: str) -> None:
     with pytest.raises(Rejected, match=match):
         moved_xml(LIVE, dataclasses.replace(RUNNING, **change))
+
+
+DISC = "<source file='/srv/shared/img_shop_tools_1.raw'/><target dev='sdb' bus='sata'/>"
+
+
+@pytest.mark.parametrize(
+    ("inside", "planned", "match"),
+    [
+        (DISC, "/srv/shared/img_shop_tools_1.raw", ""),
+        (DISC, "", "img_shop_tools_1.raw lies in it now, not nothing"),
+        (DISC, "/srv/shared/img_shop_other_1.raw", "not /srv/shared/img_shop_other_1.raw"),
+        ("<target dev='sdb' bus='sata'/>", "/srv/shared/img_shop_tools_1.raw", "nothing lies in it now"),
+        ("<source/><target dev='sdb' bus='sata'/>", "", ""),
+    ],
+)
+def test_no_other_medium_is_slipped_under_a_guest_on_its_way(inside: str, planned: str, match: str) -> None:
+    live = LIVE.replace("ua-disk-cd", "ua-cdrom-cd").replace("<target dev='sdb' bus='sata'/>", inside)
+    moved = dataclasses.replace(RUNNING, disks=GUEST.disks[:2], cdroms=(CdromPlan("cd", planned),))
+    if not match:
+        assert ("img_shop_tools_1.raw" in moved_xml(live, moved)) == bool(planned)
+        return
+    with pytest.raises(Rejected, match=match):
+        moved_xml(live, moved)
 
 
 def test_a_device_that_is_not_ours_is_named_by_its_target() -> None:
