@@ -369,7 +369,8 @@ def test_the_gateway_has_its_settings_its_port_and_few_rights(tmp_path):
         for resource in rule["resources"]
         if verb not in ("get", "list", "watch")
     }
-    assert written == {("create", "tokenreviews"), ("create", "subjectaccessreviews")}
+    reviews = {("create", "tokenreviews"), ("create", "subjectaccessreviews")}
+    assert written == reviews | {("create", "events"), ("patch", "events")}
     (proxy,) = rules(values, "Role", f"{RELEASE}-gateway-proxy")
     assert (proxy["resourceNames"], proxy["verbs"]) == ([f"https:{RELEASE}-gateway:8443"], ["get", "create"])
     assert not [
