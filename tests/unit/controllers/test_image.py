@@ -574,6 +574,10 @@ async def test_imported_where_a_drive_wants_it_and_kept_while_one_has_it(world: 
         assert "VirtualMachine team-a/a: take it out of spec.cdroms" in world.message()
         assert FILE in world.disks["h2"].files
     drive(world, False, inserted="debian")  # a Volume of that name
+    readable, world.store.broken = world.store.broken, lambda kind: ("team-a/odd",)  # type: ignore[method-assign]
+    await settle(process)
+    assert "cannot be read" in world.message()
+    world.store.broken = readable  # type: ignore[method-assign]
     await settle(process)
     assert world.store.get(Image, "team-a", "debian") is None
     assert world.disks["h2"].files == {}

@@ -223,6 +223,8 @@ class ImageController:
         if drives:
             names = ", ".join(sorted(drives)[:5])
             return f"in a CD-ROM drive of VirtualMachine {names}: take it out of spec.cdroms there first"
+        if self.store.broken(VirtualMachine):
+            return "some VirtualMachine cannot be read, and may have it in a CD-ROM drive: mend or delete that first"
         return ""
 
     def _copied(self, image: Image) -> list[str]:
