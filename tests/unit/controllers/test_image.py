@@ -578,6 +578,10 @@ async def test_imported_where_a_drive_wants_it_and_kept_while_one_has_it(world: 
     await settle(process)
     assert "cannot be read" in world.message()
     world.store.broken = readable  # type: ignore[method-assign]
+    world.store.unsynced.add("VirtualMachine")
+    await settle(process)
+    assert "not listed yet" in world.message()
+    world.store.unsynced.clear()
     await settle(process)
     assert world.store.get(Image, "team-a", "debian") is None
     assert world.disks["h2"].files == {}

@@ -216,6 +216,8 @@ class ImageController:
 
     def _in_use(self, image: Image) -> str:
         """A sentence, '' when nobody needs its files."""
+        if not self.store.synced(VirtualMachine, Volume):
+            return "Volumes and VirtualMachines are not listed yet: who has it is not known"
         copied = self._copied(image)
         if copied:
             return f"Volumes are being made of it: {', '.join(sorted(copied)[:5])}"
