@@ -24,9 +24,9 @@ EXEC = "create"
 """Verb on virtualmachines/exec: to run a command in the guest. No other right includes it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # not frozen: Python sets the traceback of what passes through a context manager
 class Refusal(Exception):
-    """`status`: 401, 403 or 503."""
+    """`status`: the one of HTTP."""
 
     status: int
     reason: str

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -87,10 +89,21 @@ async def running(clock: FakeClock) -> Guest:
     return Guest(host, "h1", plan.identity.domain_name)
 
 
+@contextlib.asynccontextmanager
+async def kept(guest: Guest) -> AsyncIterator[Guest]:
+    """As Guests.running: what is raised inside passes through a context manager."""
+    yield guest
+
+
 async def answer(order: bytes) -> dict[str, Any]:
     clock = FakeClock()
     guest = await running(clock)
-    asked = asyncio.ensure_future(carry_out(guest, order_of(order), clock))
+
+    async def ask() -> dict[str, Any]:
+        async with kept(guest):
+            return await carry_out(guest, order_of(order), clock)
+
+    asked = asyncio.ensure_future(ask())
     await clock.run_until(asked.done, limit_s=400)
     return await asked
 
