@@ -10,14 +10,14 @@ from .rules import Rules
 from .world import (
     A_ATTESTED,
     A_BOOTS,
-    A_LEASE,
+    A_LEASES,
+    A_NODES,
     A_PLACEMENT,
     A_UID,
     API,
     ASSIGNED,
     COMMITTED,
     FAULTS,
-    FRESH_PROCESS,
     H_BOOT,
     H_CUT,
     H_DOMAIN,
@@ -38,6 +38,7 @@ from .world import (
     SNAP,
     State,
     budget,
+    fresh_process,
     put,
     set_api,
     set_host,
@@ -74,8 +75,8 @@ def scheduler(state: State, rules: Rules) -> Steps:
     placement = api[A_PLACEMENT]
     if placement is None or placement[0] > ASSIGNED:
         return
-    for h in (0, 1):
-        if not api[5] >> h & 1 or (placement[0] == ASSIGNED and placement[1] == h):
+    for h in rules.shape.hosts:
+        if not api[A_NODES] >> h & 1 or (placement[0] == ASSIGNED and placement[1] == h):
             continue
         new = rules.ask(placement, "assign", (h,))
         before = state if placement[0] == RELEASED else budget(state, "reassign")
@@ -150,11 +151,13 @@ def power_off(state: State, h: int, up: int) -> State:
 
 def faults(state: State, rules: Rules) -> Steps:
     api = state[API]
-    for p in (0, 1):
-        after = budget(state, "crash") if state[PROCS][p][P_TERM] else None
+    hosts = rules.shape.hosts
+    for p, process in enumerate(state[PROCS]):
+        after = budget(state, "crash") if process[P_TERM] else None
         if after is not None:
-            yield f"p{p} crashes", put(after, PROCS, put(after[PROCS], p, (state[PROCS][p][P_INC] + 1, *FRESH_PROCESS)))
-    for h in (0, 1):
+            fresh = fresh_process(process[P_INC] + 1, len(hosts))
+            yield f"p{p} crashes", put(after, PROCS, put(after[PROCS], p, fresh))
+    for h in hosts:
         host = state[HOSTS][h]
         if host[H_UP]:
             after = budget(state, "reboot")
@@ -167,7 +170,7 @@ def faults(state: State, rules: Rules) -> Steps:
             yield f"h{h} gets power", set_host(state, h, up=1, boot=host[H_BOOT] + 1)
             after = budget(state, "attest")
             if after is not None and api[A_ATTESTED][h] is None and api[A_BOOTS][h] is not None:
-                statement = put(api[A_ATTESTED], h, (api[A_BOOTS][h], api[A_LEASE][0]))
+                statement = put(api[A_ATTESTED], h, (api[A_BOOTS][h], api[A_LEASES][rules.shape.shard_of(h)][0]))
                 yield f"a person attests that h{h} is off", set_api(after, attested=statement)
         after = budget(state, "cut") if not host[H_CUT] else None
         if after is not None:
@@ -179,9 +182,10 @@ def faults(state: State, rules: Rules) -> Steps:
         yield "etcd is restored", put(put(after, API, state[SNAP]), SNAP, None)
     after = budget(state, "wipe")
     if after is not None:
-        for nodes in (3, 1, 2):
-            forgotten = (None, api[A_UID] + 1, (0, 0), (None, None), (None, None), nodes, ())
-            yield f"etcd is wiped, manifests applied (nodes {nodes:02b})", put(after, API, forgotten)
+        none, shards = (None,) * len(hosts), len(rules.shape.shards)
+        for nodes in (rules.shape.everything, *(1 << h for h in hosts)):
+            forgotten = (None, api[A_UID] + 1, ((0, 0, 0),) * shards, none, none, nodes, (), (None,) * shards)
+            yield f"etcd is wiped, manifests applied (nodes {nodes:0{len(hosts)}b})", put(after, API, forgotten)
 
 
 __all__ = ["RELEASED", "faults", "steps"]

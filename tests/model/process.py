@@ -14,15 +14,16 @@ from .rules import Rules, epoch_of, placement_of
 from .world import (
     A_ATTESTED,
     A_BOOTS,
-    A_LEASE,
+    A_LEASES,
     A_NODES,
     A_PLACEMENT,
+    A_SIGNED,
     A_TOMBS,
     A_UID,
     API,
     ASSIGNED,
     COMMITTED,
-    FRESH_PROCESS,
+    H_BEAT,
     H_BOOT,
     H_CUT,
     H_DEPARTED,
@@ -37,7 +38,10 @@ from .world import (
     MOVE,
     MOVING,
     NO_MEMORY,
+    P_BACK,
+    P_BEAT,
     P_FLOOR,
+    P_FOUND,
     P_INC,
     P_LISTED,
     P_LOC,
@@ -54,6 +58,7 @@ from .world import (
     SHUT,
     State,
     budget,
+    fresh_process,
     put,
     set_api,
     set_host,
@@ -63,8 +68,8 @@ from .world import (
 
 Steps = Iterator[tuple[str, State]]
 
-IDLE, LIST, PATCH = 0, 1, 2
-CHECK, DEFINE, START = 10, 12, 13
+IDLE, LIST, PATCH, SIGN = 0, 1, 2, 3
+SIGNED, CHECK, DEFINE, START = 9, 10, 12, 13
 DESTROY, UNDEFINE, LIST_ABSENT, RELEASE = 20, 21, 22, 23
 TICKET, MOVE_PATCH, MOVE_SEND = 30, 31, 32
 END_TICKET, END_SOURCE, END_LIST_SOURCE, END_TARGET, END_LIST_TARGET, END_PATCH = 40, 41, 42, 43, 44, 45
@@ -88,13 +93,15 @@ def process_steps(state: State, p: int, rules: Rules) -> Steps:
     """Everything process `p` may do next."""
     process = state[PROCS][p]
     if process[P_TERM] == 0:
-        yield from acquire(state, p)
+        yield from acquire(state, p, rules)
         return
     pc = process[P_PC]
     if pc == IDLE:
         yield from takeover_steps(state, p, rules)
         yield from off_steps(state, p, rules)
         yield from read_placement(state, p, rules)
+        if rules.beats:
+            yield from beat_steps(state, p, rules)
     else:
         if rules.concurrent:
             yield from takeover_steps(state, p, rules)
@@ -104,25 +111,60 @@ def process_steps(state: State, p: int, rules: Rules) -> Steps:
 # ---------------------------------------------------------------- lease
 
 
-def maker(process: Any, p: int) -> int:
-    return p + 2 * process[P_INC]
+def maker(state: State, p: int) -> int:
+    return p + len(state[PROCS]) * state[PROCS][p][P_INC]
 
 
-def acquire(state: State, p: int) -> Steps:
-    """Takes the lease at any time: whoever held it may be paused and still believe it."""
+def acquire(state: State, p: int, rules: Rules) -> Steps:
+    """Takes the lease of its shard at any time: whoever held it may be paused and still believe it."""
     after = budget(state, "usurp")
     if after is None:
         return
+    seat, leases = rules.shape.seats[p], state[API][A_LEASES]
+    term = max([state[PROCS][p][P_FLOOR], *(lease[0] for lease in leases)]) + 1
+    beat, found = (leases[seat][2] + 1, (leases[seat][0], leases[seat][2])) if rules.beats else (0, (0, 0))
+    if "found when acquired" in rules.off:
+        found = (1, 0)
+    after = set_api(after, leases=put(leases, seat, (term, maker(state, p), beat)))
+    yield f"p{p} acquires term {term}", set_process(after, p, term=term, beat=beat, found=found)
+
+
+def holds(state: State, p: int, rules: Rules) -> bool:
+    """Does the lease of its shard still show this process, at a beat that is not below its own?"""
+    process, lease = state[PROCS][p], state[API][A_LEASES][rules.shape.seats[p]]
+    return lease[:2] == (process[P_TERM], maker(state, p)) and lease[2] >= process[P_BEAT]
+
+
+def renewed(state: State, p: int, rules: Rules) -> State:
+    """One that holds its lease counts the beat up."""
+    if not rules.beats:
+        return state
+    seat, leases = rules.shape.seats[p], state[API][A_LEASES]
+    term, who, beat = leases[seat]
+    return set_process(set_api(state, leases=put(leases, seat, (term, who, beat + 1))), p, beat=beat + 1)
+
+
+def fenced(state: State, p: int, rules: Rules) -> tuple[str, State]:
+    return f"p{p} has lost the lease", step_down(state, p, state[API][A_LEASES][rules.shape.seats[p]][0])
+
+
+def beat_steps(state: State, p: int, rules: Rules) -> Steps:
+    """The keeper's renewal, and the beat noted on a host that is owned."""
+    after = budget(state, "renew")
+    if after is not None:
+        yield (f"p{p} renews", renewed(after, p, rules)) if holds(state, p, rules) else fenced(after, p, rules)
     process = state[PROCS][p]
-    term = max(state[API][A_LEASE][0], process[P_FLOOR]) + 1
-    after = set_api(after, lease=(term, maker(process, p)))
-    yield f"p{p} acquires term {term}", set_process(after, p, term=term)
+    for h in rules.mine(p):
+        own, host = process[P_OWN][h], state[HOSTS][h]
+        mark = (process[P_TERM], process[P_BEAT])
+        if own is not None and own[2] == 4 and connected(state, p, h) and (host[H_TERM], host[H_BEAT]) < mark:
+            yield f"p{p} notes term {mark[0]} beat {mark[1]} on h{h}", set_host(state, h, term=mark[0], beat=mark[1])
 
 
 def step_down(state: State, p: int, floor: int) -> State:
     process = state[PROCS][p]
-    fresh = put(FRESH_PROCESS, P_FLOOR - 1, max(floor, process[P_FLOOR]))
-    return put(state, PROCS, put(state[PROCS], p, (process[P_INC] + 1, *fresh)))
+    fresh = fresh_process(process[P_INC] + 1, len(state[HOSTS]), max(floor, process[P_FLOOR]))
+    return put(state, PROCS, put(state[PROCS], p, fresh))
 
 
 # ---------------------------------------------------------------- hosts
@@ -144,7 +186,7 @@ def disconnect(state: State, p: int, h: int) -> State:
 
 def takeover_steps(state: State, p: int, rules: Rules) -> Steps:
     process = state[PROCS][p]
-    for h in (0, 1):
+    for h in rules.mine(p):
         if not reachable(state, h):
             continue
         if not connected(state, p, h):
@@ -158,7 +200,7 @@ def takeover_steps(state: State, p: int, rules: Rules) -> Steps:
 def create_gate(state: State, p: int, h: int, rules: Rules) -> tuple[str, State]:
     """The first contact: a statement that the host is off is void from here on."""
     process, host = state[PROCS][p], state[HOSTS][h]
-    gate = (process[P_TERM], process[P_TAKE] + 1, maker(process, p))
+    gate = (process[P_TERM], process[P_TAKE] + 1, maker(state, p))
     if "unique gate" in rules.off:
         gate = (process[P_TERM], 0, 0)
     after = set_host(state, h, gates=tuple(sorted({*host[H_GATES], gate})))
@@ -195,7 +237,12 @@ def clear_gates(state: State, p: int, h: int, rules: Rules) -> tuple[str, State]
     for entry in process[P_LISTED]:
         members |= entry[0] if entry else 0
     ticket = host[H_TICKET] if host[H_TICKET] and host[H_TICKET][0] >= gate[0] else None
-    after = set_host(state, h, gates=gates, term=max(host[H_TERM], gate[0]), members=members, ticket=ticket)
+    noted = max((host[H_TERM], host[H_BEAT]), (gate[0], process[P_BEAT]))
+    after = set_host(state, h, gates=gates, term=noted[0], beat=noted[1], members=members, ticket=ticket)
+    if rules.beats and rules.ahead((host[H_TERM], host[H_BEAT]), process[P_FOUND], process[P_TERM]):
+        # What people attested before is void; it is looked at by this process alone, so at once and later are the same.
+        after = set_process(after, p, back=True)
+        after = set_api(after, attested=(None,) * len(state[HOSTS]))
     after = set_process(
         after,
         p,
@@ -204,13 +251,14 @@ def clear_gates(state: State, p: int, h: int, rules: Rules) -> tuple[str, State]
     )
     if rules.attests:
         after = set_api(after, boots=put(state[API][A_BOOTS], h, gate))
-    return f"p{p} deletes lower gates, notes term {gate[0]} and owns h{h}", after
+    heard = " and hears that the API server went back" if after[PROCS][p][P_BACK] and not process[P_BACK] else ""
+    return f"p{p} deletes lower gates, notes term {gate[0]} and owns h{h}{heard}", after
 
 
 def off_steps(state: State, p: int, rules: Rules) -> Steps:
     """Evidence that a host is off, for the inventory: observed now, kept for the term."""
     process, api = state[PROCS][p], state[API]
-    for h in (0, 1):
+    for h in rules.mine(p):
         if process[P_OFF][h] is not None or (process[P_OWN][h] is not None and connected(state, p, h)):
             continue
         off = put(process[P_OFF], h, 1)
@@ -306,31 +354,55 @@ def patch(state: State, p: int | None, old: Any, uid: int, new: Any, rules: Rule
     return after, written
 
 
-def knowledge(state: State, p: int, uid: int, views: Any, rules: Rules) -> Any:
+def accounted(state: State, p: int, rules: Rules) -> tuple[int, ...]:
+    """Per host the members that its record named when it was listed in this term, -1 where it was not."""
+    process = state[PROCS][p]
+    masks = [entry[0] if entry else -1 for entry in process[P_LISTED]]
+    if "inventory per term" in rules.off and not process[P_BACK]:
+        boots = state[API][A_BOOTS]
+        masks = [rules.shape.everything if boots[h] is not None else masks[h] for h in rules.shape.hosts]
+    return tuple(masks)
+
+
+def complete(state: State, p: int, rules: Rules, key: int | None) -> bool:
+    """Is the inventory complete? With several shards: my part of it, or, with a `key`, together with what the owners of
+    the others have signed for that."""
+    process, api = state[PROCS][p], state[API]
+    masks = accounted(state, p, rules)
+    if not rules.sharded:
+        return rules.complete(process[P_TERM], api[A_NODES], masks, process[P_OFF])
+    if key is None or "countersign" in rules.off:
+        part = sum(1 << h for h in rules.mine(p))
+        mine = tuple(mask & part if mask >= 0 else mask for mask in masks)
+        return rules.complete(process[P_TERM], api[A_NODES] & part, mine, process[P_OFF])
+    signed = tuple(
+        (shard, entry) for shard, entry in enumerate(api[A_SIGNED]) if entry and shard != rules.shape.seats[p]
+    )
+    terms = tuple(lease[0] for lease in api[A_LEASES])
+    return rules.together(process[P_TERM], api[A_NODES], masks, process[P_OFF], signed, key, terms)
+
+
+def knowledge(state: State, p: int, uid: int, views: Any, rules: Rules, key: int | None = None) -> Any:
     process, api = state[PROCS][p], state[API]
     listed = process[P_LISTED]
-    masks = [entry[0] if entry else -1 for entry in listed]
-    if "inventory per term" in rules.off:
-        masks = [3 if api[A_BOOTS][h] is not None else masks[h] for h in (0, 1)]
-    complete = rules.complete(process[P_TERM], api[A_NODES], tuple(masks), process[P_OFF])
     silent = tuple(
         (h, None, False, listed[h][1], None, 0)
-        for h in (0, 1)
+        for h in rules.shape.hosts
         if views[h] is None and listed[h] and listed[h][1] and process[P_OFF][h] is None
     )
-    return (complete, views, api[A_TOMBS], memory_for(process, uid), silent)
+    return (complete(state, p, rules, key), views, api[A_TOMBS], memory_for(process, uid), silent)
 
 
 # ---------------------------------------------------------------- observe and decide
 
 
 def list_and_decide(state: State, p: int, rules: Rules) -> Steps:
-    """Lists both hosts; one successor per decision that is possible on what they show, else back to rest."""
+    """Lists its hosts; one successor per decision that is possible on what they show, else back to rest."""
     placement, uid, *_ = state[PROCS][p][P_LOC]
     views = []
-    for h in (0, 1):
+    for h in rules.shape.hosts:
         _, view = listing(state, p, h, 1, rules)
-        if "look at every host" in rules.off and placement is not None and placement[1] == 1 - h:
+        if "look at every host" in rules.off and placement is not None and placement[1] not in (-1, h):
             view = None
         views.append(view)
         entry = state[PROCS][p][P_LISTED][h]
@@ -357,7 +429,42 @@ def decide(state: State, p: int, placement: Any, uid: int, views: Any, rules: Ru
         yield from decide_committed(state, p, placement, uid, views, rules)
     elif placement[0] == MOVING:
         yield "will resolve the move", set_process(state, p, pc=END_TICKET)
+    yield from decide_sign(state, p, placement, uid, views, rules)
     yield from decide_delete(state, p, placement, uid, views, rules)
+
+
+def decide_sign(state: State, p: int, placement: Any, uid: int, views: Any, rules: Rules) -> Steps:
+    """What the owner of another shard waits for: nothing of this VM is here, and I know of this very commit."""
+    if not rules.sharded or (placement is not None and placement[1] in rules.mine(p)):
+        return
+    phases = (ASSIGNED,) if "signed after the commit" in rules.off else (COMMITTED,)
+    if placement is not None and placement[0] not in phases:
+        return
+    process, shard = state[PROCS][p], rules.shape.seats[p]
+    key = -uid if placement is None else placement[-1]
+    if not rules.signs(placement, process[P_TERM], knowledge(state, p, uid, views, rules)):
+        return
+    masks = accounted(state, p, rules)
+    hosts = sum(1 << h for h in rules.mine(p) if masks[h] >= 0 or process[P_OFF][h] is not None)
+    members = 0
+    for mask in masks:
+        members |= max(mask, 0)
+    entry = (key, process[P_TERM], hosts, members)
+    if state[API][A_SIGNED][shard] != entry:
+        yield (
+            f"will countersign for h{placement[1]}" if placement else "will say that it is not here",
+            set_process(state, p, pc=SIGN, loc=(placement, uid, entry)),
+        )
+
+
+def sign(state: State, p: int, rules: Rules) -> Steps:
+    """A patch of its own Lease, which tests holder and term."""
+    *_, entry = state[PROCS][p][P_LOC]
+    if not holds(state, p, rules):
+        yield fenced(state, p, rules)
+        return
+    after = set_api(state, signed=put(state[API][A_SIGNED], rules.shape.seats[p], entry))
+    yield f"p{p} countersigns {'#' if entry[0] > 0 else 'uid '}{abs(entry[0])}", idle(after, p)
 
 
 def will_patch(state: State, p: int, placement: Any, uid: int, new: Any, then: int = IDLE) -> State:
@@ -372,11 +479,13 @@ def patch_step(state: State, p: int, rules: Rules) -> Steps:
     elif then == IDLE:
         yield f"p{p} patches: {show(done[1])}", idle(done[0], p)
     else:
-        yield f"p{p} patches: {show(done[1])}", set_process(done[0], p, pc=then, loc=(done[1], uid))
+        signed = done[1][-1] if "signed after the commit" not in rules.off else placement[-1]
+        loc = (done[1], uid, signed) if then == SIGNED else (done[1], uid)
+        yield f"p{p} patches: {show(done[1])}", set_process(done[0], p, pc=then, loc=loc)
 
 
 def decide_absent(state: State, p: int, uid: int, views: Any, rules: Rules) -> Steps:
-    know, term = knowledge(state, p, uid, views, rules), state[PROCS][p][P_TERM]
+    know, term = knowledge(state, p, uid, views, rules, -uid), state[PROCS][p][P_TERM]
     asks = [("register", None)]
     asks += [("bind", view) for view in views if view is not None and view[3] is not None]
     for kind, rest in asks:
@@ -384,6 +493,8 @@ def decide_absent(state: State, p: int, uid: int, views: Any, rules: Rules) -> S
         if new:
             yield f"will {kind}", will_patch(state, p, None, uid, new)
     for h, epoch in state[API][A_TOMBS]:
+        if h not in rules.mine(p):
+            continue
         if views[h] is not None:
             yield (
                 f"will settle the tombstone on h{h}",
@@ -392,6 +503,7 @@ def decide_absent(state: State, p: int, uid: int, views: Any, rules: Rules) -> S
         elif not state[HOSTS][h][H_UP]:
             tombs = tuple(t for t in state[API][A_TOMBS] if t[0] != h)
             yield f"settles the tombstone on h{h} (BMC: off)", idle(set_api(state, tombs=tombs), p)
+    yield from decide_sign(state, p, None, uid, views, rules)
 
 
 def off_now(state: State, h: int, boot: Any, term: int, rules: Rules) -> list[Any]:
@@ -450,11 +562,11 @@ def decide_start(state: State, p: int, placement: Any, uid: int, views: Any, rul
     if "commit first" in rules.off:
         yield "will start without a commit", set_process(after, p, pc=DEFINE, loc=(new, uid))
     else:
-        yield f"will commit {epoch}", will_patch(after, p, placement, uid, new, CHECK)
+        yield f"will commit {epoch}", will_patch(after, p, placement, uid, new, SIGNED if rules.sharded else CHECK)
 
 
 def decide_committed(state: State, p: int, placement: Any, uid: int, views: Any, rules: Rules) -> Steps:
-    view, other = views[placement[1]], views[1 - placement[1]]
+    view = views[placement[1]]
     if view is None:
         return
     runs = view[3] is not None and view[3][1] != SHUT
@@ -464,8 +576,11 @@ def decide_committed(state: State, p: int, placement: Any, uid: int, views: Any,
     if after is not None:
         yield "will stop it", set_process(after, p, pc=DESTROY if runs else UNDEFINE)
     after = budget(state, "move")
-    if after is not None and runs and other is not None and other[3] is None and state[MOVE] is None:
-        yield "will move it", set_process(after, p, pc=TICKET, loc=(placement, uid, views))
+    if after is None or not runs or state[MOVE] is not None:
+        return
+    for t in rules.mine(p):
+        if t != placement[1] and views[t] is not None and views[t][3] is None:
+            yield "will move it", set_process(after, p, pc=TICKET, loc=(placement, uid, views, t))
 
 
 def decide_delete(state: State, p: int, placement: Any, uid: int, views: Any, rules: Rules) -> Steps:
@@ -491,13 +606,23 @@ def decide_delete(state: State, p: int, placement: Any, uid: int, views: Any, ru
 # ---------------------------------------------------------------- start
 
 
+def await_signatures(state: State, p: int, rules: Rules) -> Steps:
+    """Waits until the owners of all other hosts have signed this commit, or gives up."""
+    placement, uid, key = state[PROCS][p][P_LOC]
+    if complete(state, p, rules, key):
+        yield f"p{p} finds the signatures", set_process(state, p, pc=CHECK, loc=(placement, uid))
+    else:
+        yield f"p{p} waits for signatures no longer", idle(state, p)
+
+
 def check(state: State, p: int, rules: Rules) -> Steps:
     """Renew the lease, then read the placement back."""
     placement, uid, *_ = state[PROCS][p][P_LOC]
-    process, api = state[PROCS][p], state[API]
-    if api[A_LEASE] != (process[P_TERM], maker(process, p)) and "renewal" not in rules.off:
-        yield f"p{p} has lost the lease", step_down(state, p, api[A_LEASE][0])
+    api = state[API]
+    if not holds(state, p, rules) and "renewal" not in rules.off:
+        yield fenced(state, p, rules)
         return
+    state = renewed(state, p, rules)
     same = api[A_UID] == uid and api[A_PLACEMENT] is not None and api[A_PLACEMENT][-1] == placement[-1]
     if same or "read back" in rules.off:
         yield f"p{p} renews and reads back", set_process(state, p, pc=DEFINE)
@@ -617,21 +742,21 @@ def release(state: State, p: int, rules: Rules) -> Steps:
 
 
 def ticket(state: State, p: int, rules: Rules) -> Steps:
-    placement, uid, views = state[PROCS][p][P_LOC]
-    t, process = 1 - placement[1], state[PROCS][p]
+    placement, uid, views, t = state[PROCS][p][P_LOC]
+    process = state[PROCS][p]
     if not connected(state, p, t):
         yield from lost(state, p, t)
         return
-    name = (process[P_TERM], process[P_TAKE] + 1, maker(process, p))
+    name = (process[P_TERM], process[P_TAKE] + 1, maker(state, p))
     after = set_process(set_host(state, t, ticket=name), p, take=process[P_TAKE] + 1)
-    yield f"p{p} makes a ticket on h{t}", set_process(after, p, pc=MOVE_PATCH, loc=(placement, uid, views, name))
+    yield f"p{p} makes a ticket on h{t}", set_process(after, p, pc=MOVE_PATCH, loc=(placement, uid, views, t, name))
 
 
 def move_patch(state: State, p: int, rules: Rules) -> Steps:
-    placement, uid, views, name = state[PROCS][p][P_LOC]
+    placement, uid, views, t, name = state[PROCS][p][P_LOC]
     process = state[PROCS][p]
     know = knowledge(state, p, uid, views, rules)
-    rest = (views[placement[1]], views[1 - placement[1]])
+    rest = (views[placement[1]], views[t])
     new = rules.ask(placement, "begin", (process[P_TERM], know, rest))
     done = patch(state, p, placement, uid, new, rules) if new else None
     if done:
@@ -654,14 +779,15 @@ def move_send(state: State, p: int, rules: Rules) -> Steps:
 def end_ticket(state: State, p: int, rules: Rules) -> Steps:
     placement, uid, *_ = state[PROCS][p][P_LOC]
     t = placement[5]
-    loc = (placement, uid, (None, None), ((), 0))
+    none = (None,) * len(state[HOSTS])
+    loc = (placement, uid, none, ((), 0))
     after = set_process(state, p, pc=END_SOURCE, loc=loc)
     own = state[PROCS][p][P_OWN][t]
     if own is not None and own[2] == 4 and connected(state, p, t):
         left = state[HOSTS][t][H_TICKET] if "ticket_deleted_first" in rules.removed else None
         yield f"p{p} deletes the ticket on h{t}", set_host(after, t, ticket=left)
     elif off_now(state, t, placement[6], state[PROCS][p][P_TERM], rules):
-        yield f"p{p} finds h{t} surely off", set_process(after, p, loc=(placement, uid, (None, None), ((), None)))
+        yield f"p{p} finds h{t} surely off", set_process(after, p, loc=(placement, uid, none, ((), None)))
     else:
         yield f"p{p} cannot resolve the move", idle(state, p)
 
@@ -766,7 +892,7 @@ def tomb_list(state: State, p: int, rules: Rules) -> Steps:
 
 
 PROGRAM = {
-    LIST: list_and_decide, PATCH: patch_step, CHECK: check, DEFINE: define, START: start,
+    LIST: list_and_decide, PATCH: patch_step, SIGN: sign, SIGNED: await_signatures, CHECK: check, DEFINE: define, START: start,
     DESTROY: destroy, UNDEFINE: undefine, LIST_ABSENT: list_absent, RELEASE: release, TICKET: ticket,
     MOVE_PATCH: move_patch, MOVE_SEND: move_send, END_TICKET: end_ticket, END_SOURCE: end_source,
     END_LIST_SOURCE: end_list_source, END_TARGET: end_target, END_LIST_TARGET: end_list_target, END_PATCH: end_patch,

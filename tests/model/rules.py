@@ -7,6 +7,7 @@ judged by `inventory.judge_inventory`, statements by `evidence.judge_attestation
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lq_operator.core.failover import evidence as ev
@@ -16,8 +17,11 @@ from lq_operator.core.failover.facts import Role
 from lq_operator.core.failover.record import HostRecord, Member, gate_name, parse_gate
 from lq_operator.core.model import BootNonce, Epoch, Evidence, EvidenceKind, HostUUID, NodeName, Phase, Placement
 
-NODES = (NodeName("h0"), NodeName("h1"))
-UUIDS = (HostUUID("00000000-0000-0000-0000-000000000000"), HostUUID("11111111-1111-1111-1111-111111111111"))
+from . import shards as sh
+from .world import TWO_HOSTS, Shape
+
+NODES = tuple(NodeName(f"h{h}") for h in range(3))
+UUIDS = tuple(HostUUID(f"{h}" * 8 + f"-{h}{h}{h}{h}" * 3 + f"-{h}" + f"{h}" * 11) for h in range(3))
 MEMBERS = tuple(Member(node, uuid) for node, uuid in zip(NODES, UUIDS, strict=True))
 PHASES = (Phase.RELEASED, Phase.ASSIGNED, Phase.COMMITTED, Phase.MOVING)
 ROLES = {"vm": Role.VM_CONTROLLER, "sched": Role.SCHEDULER, "mig": Role.MIGRATION_CONTROLLER, "ha": Role.HA_CONTROLLER}
@@ -81,14 +85,30 @@ class Rules:
     `off`: names of things taken away that are no guard of the table (see `OFF`). `remembers`, `attests`: whether the
     family needs what a process remembers (the API server may go back) and which boot a node's status shows; left
     out where it decides nothing, so that states that differ in nothing else are one. `concurrent`: takeovers also
-    happen while a reconcile is under way.
+    happen while a reconcile is under way. `beats`: leases count renewals and hosts note them. `true_clock`: the API
+    server never goes back here, so nobody may say that it did. `shape`: how many hosts,
+    processes and shards there are.
     """
 
-    def __init__(self, *removed: str, remembers: bool = True, attests: bool = True, concurrent: bool = False) -> None:
+    def __init__(
+        self,
+        *removed: str,
+        remembers: bool = True,
+        attests: bool = True,
+        concurrent: bool = False,
+        beats: bool = False,
+        true_clock: bool = False,
+        shape: Shape = TWO_HOSTS,
+    ) -> None:
         self.remembers = remembers
         self.attests = attests
         self.concurrent = concurrent
-        self.processes: tuple[int, ...] = (0, 1)
+        self.beats = beats
+        self.true_clock = true_clock
+        self.shape = shape
+        self.sharded = len(shape.shards) > 1
+        self.processes: tuple[int, ...] = tuple(range(len(shape.seats)))
+        self._mine = tuple(shape.shards[seat] for seat in shape.seats)
         guards = [name for name in removed if name not in OFF]
         self.table: Mapping[type, pr.Row] = pr.without(*guards) if guards else pr.TABLE
         self.off = frozenset(name for name in removed if name in OFF)
@@ -191,23 +211,81 @@ class Rules:
                 made.append(ev.off_proof(named, UUIDS[host], boot, placement))  # type: ignore[arg-type]
         return tuple(made)
 
+    def mine(self, p: int) -> tuple[int, ...]:
+        """The hosts for which process `p` stands."""
+        return self._mine[p]
+
     # ------------------------------------------------------------ inventory and statements
 
-    def complete(self, term: int, nodes: int, listed: tuple[int, int], off: tuple[Any, Any]) -> bool:
+    def complete(self, term: int, nodes: int, listed: tuple[int, ...], off: tuple[Any, ...]) -> bool:
         """inventory.judge_inventory over node objects, members named by the records listed, and evidence."""
-        key = ("inventory", term, nodes, listed, off)
+        return self.together(term, nodes, listed, off, (), 0, ())
+
+    def together(
+        self,
+        term: int,
+        nodes: int,
+        listed: tuple[int, ...],
+        off: tuple[Any, ...],
+        signed: tuple[Any, ...],
+        wanted: int,
+        lease_terms: tuple[int, ...],
+    ) -> bool:
+        """The same with what owners of other shards have signed (shards.judge_together). `signed`: (shard, entry)."""
+        key = ("inventory", term, nodes, listed, off, signed, wanted, lease_terms)
         if key not in self._answers:
-            named = {NODES[h]: UUIDS[h] for h in (0, 1) if nodes >> h & 1}
-            entries = []
-            for h in (0, 1):
-                if listed[h] >= 0:
-                    mask = 0 if "members from records" in self.off else listed[h]
-                    joined = {MEMBERS[m]: Epoch(0, 0) for m in (0, 1) if mask >> m & 1}
-                    entries.append(inv.Listed(UUIDS[h], term, HostRecord(joined=joined)))
-            gone = [
-                inv.Off(Evidence(EvidenceKind.BMC_CONFIRMED_OFF, UUIDS[h]), term) for h in (0, 1) if off[h] is not None
+            named = {NODES[h]: UUIDS[h] for h in self.shape.hosts if nodes >> h & 1}
+            entries = [
+                inv.Listed(UUIDS[h], term, HostRecord(joined={m: Epoch(0, 0) for m in self._members(listed[h])}))
+                for h in self.shape.hosts
+                if listed[h] >= 0
             ]
-            self._answers[key] = isinstance(inv.judge_inventory(term, named, entries, gone), inv.Complete)
+            gone = [
+                inv.Off(Evidence(EvidenceKind.BMC_CONFIRMED_OFF, UUIDS[h]), term)
+                for h in self.shape.hosts
+                if off[h] is not None
+            ]
+            signatures = [
+                sh.Signature(
+                    shard,
+                    by_term,
+                    str(wanted if "signature names the commit" in self.off else on),
+                    frozenset(UUIDS[h] for h in self.shape.hosts if accounted >> h & 1),
+                    frozenset(self._members(members)),
+                )
+                for shard, (on, by_term, accounted, members) in signed
+            ]
+            judged = sh.judge_together(
+                term, named, entries, gone, signatures, str(wanted), dict(enumerate(lease_terms))
+            )
+            self._answers[key] = isinstance(judged, inv.Complete)
+        return bool(self._answers[key])
+
+    def _members(self, mask: int) -> list[Member]:
+        if "members from records" in self.off:
+            return []
+        return [MEMBERS[m] for m in self.shape.hosts if mask >> m & 1]
+
+    def signs(self, placement: Any, term: int, knowledge: Any) -> bool:
+        """shards.countersign."""
+        key = ("sign", placement, term, knowledge)
+        if key not in self._answers:
+            know = self._knowledge(term, knowledge)
+            if "signer looks" in self.off:
+                know = replace(know, sightings=(), last_seen=())
+            if "signer minds silent hosts" in self.off:
+                know = replace(know, last_seen=())
+            if self.forgetful:
+                know = replace(know, memory=pr.Memory())
+            self._answers[key] = sh.countersign(placement_of(placement), know) is None
+        return bool(self._answers[key])
+
+    def ahead(self, record: tuple[int, int], found: tuple[int, int], term: int) -> bool:
+        """inventory.record_ahead."""
+        key = ("ahead", record, found, term)
+        if key not in self._answers:
+            host = HostRecord(term=record[0], beat=record[1])
+            self._answers[key] = inv.record_ahead(NODES[0], host, found, term) is not None
         return bool(self._answers[key])
 
     def attested(self, host: int, attested: Any, last_boot: Any, term: int) -> bool:
@@ -233,7 +311,8 @@ OFF = frozenset(
         "tested patches", "commit first", "gate", "list gates after mine", "members from records", "undefine on stop",
         "epoch per start", "gate after listing", "unique gate", "renewal", "read back", "look at every host",
         "inventory per term", "ticket", "silence is no evidence", "attestation per term", "void on contact", "boot in evidence",
-        "term in record", "departure notes",
+        "term in record", "departure notes", "countersign", "signature names the commit",
+        "signer looks", "signer minds silent hosts", "signed after the commit", "found when acquired",
     }
 )  # fmt: skip
 """What can be taken away beside the guards of the table: the host's part and the process's part of the protocol."""

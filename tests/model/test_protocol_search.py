@@ -7,7 +7,7 @@ import os
 import pytest
 
 from . import report
-from .families import FAMILIES, REMOVALS, TRACES, Family, Removal, Trace
+from .families import FAMILIES, RECOVERED, REMOVALS, TRACES, Family, Removal, Trace
 from .search import Refused, end_of_walk, follow, reaches_running, walk
 from .world import healed, initial, running
 
@@ -27,13 +27,13 @@ def test_no_identity_runs_twice(family: Family, record_property: pytest.RecordPr
     assert result.exhausted or family.partial, "the family outgrew its limit: the claim in the docs no longer holds"
 
 
-@pytest.mark.parametrize("removal", REMOVALS, ids=lambda r: r.name)
+@pytest.mark.parametrize("removal", REMOVALS, ids=lambda r: f"{r.name}, {r.start}")
 def test_without_this_guard_it_runs_twice(removal: Removal) -> None:
     result = removal.search()
     assert result.trace, f"{removal.name} taken away, and nothing happens in {result.states} states"
 
 
-@pytest.mark.parametrize("removal", REMOVALS, ids=lambda r: r.name)
+@pytest.mark.parametrize("removal", REMOVALS, ids=lambda r: f"{r.name}, {r.start}")
 def test_with_this_guard_the_same_family_is_clean(removal: Removal) -> None:
     result = removal.family().search()
     assert result.trace == ()
@@ -42,21 +42,50 @@ def test_with_this_guard_the_same_family_is_clean(removal: Removal) -> None:
 
 @pytest.mark.parametrize("trace", TRACES, ids=lambda t: t.name)
 def test_trace_starts_twice_without_its_guards(trace: Trace) -> None:
-    family = Family(trace.name, trace.start, trace.faults)
-    end = follow(initial(trace.start, trace.faults), family.rules(*trace.removed), trace.script)
+    family = trace.family()
+    end = follow(family.world(), family.rules(*trace.removed), trace.script)
     assert running(end) == 2
 
 
 @pytest.mark.parametrize("trace", TRACES, ids=lambda t: t.name)
 def test_trace_is_refused_by_the_protocol(trace: Trace) -> None:
-    family = Family(trace.name, trace.start, trace.faults)
+    family = trace.family()
     with pytest.raises(Refused) as refused:
-        follow(initial(trace.start, trace.faults), family.rules(), trace.script)
+        follow(family.world(), family.rules(), trace.script)
     assert repr(trace.refused_at) in str(refused.value).split("is not possible")[0]
 
 
 def test_the_counterexamples_in_the_docs_are_those_found() -> None:
     assert report.PAGE.read_text().split(report.MARK)[1] == report.counterexamples(), report.REMEDY
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=NEEDS_DEEP) if f.deep else f for f in FAMILIES if f.recovered],
+    ids=lambda f: f.name,
+)
+def test_it_runs_again_wherever_faults_stop(family: Family) -> None:
+    found = family.recovers(limit=0 if DEEP else RECOVERED)
+    print(f"{family.name}: {found.states} states, {found.ends} different ends")
+    assert found.ends > 1
+    assert found.stuck == ()
+
+
+def test_the_search_for_a_way_back_can_fail() -> None:
+    """Nobody may start anything: then it says so."""
+    alone = Family("stuck", "stopped", {"start": 1}).rules()
+    alone.processes = ()
+    assert reaches_running(healed(initial("stopped", {})), alone, ha=True) is False
+
+
+def test_a_restored_lease_is_heard_from_a_host_that_noted_a_later_beat() -> None:
+    budgets = {"start": 1, "restore": 1, "usurp": 1, "renew": 1}
+    family = Family("heard", "stopped", budgets, beats=True)
+    script = (
+        "etcd snapshot; p0 renews", "p0 notes term 1 beat 1 on h0", "etcd is restored", "p1 acquires term 2",
+        "p1 makes gate", "p1 lists the gates of h0", "owns h0 and hears that the API server went back",
+    )  # fmt: skip
+    follow(family.world(), family.rules(), script)
 
 
 EVERYTHING = {
