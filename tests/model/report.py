@@ -45,7 +45,7 @@ every process is replaced by one that knows nothing, and a way to the guest runn
 for; the same from where walks of 80 steps through every fault end. Measured over the small families, up to 60,000 states
 each of the older ones and 12,000 of the new: 10,055 different worlds are left when faults stop, and the guest runs again
 from all of them (two shards: "partition" and "power, HA" only; the others were not measured). `make test` looks at the
-first 2,000 states of each. It is shown that such a way exists, not that every scheduler takes it.
+first 2,000 states of most. It is shown that such a way exists, not that every scheduler takes it.
 
 What the beat of a lease adds: a host that remembers a later one than the lease showed when it was acquired tells that the
 API server was restored. It cannot replace anything: a host notes it once a minute, and a restore to within that minute is
