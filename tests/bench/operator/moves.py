@@ -108,6 +108,7 @@ class Course:
             if n % TWINS_EVERY == TWINS_EVERY // 2:
                 self.twins.measure()
                 self._say(f"twins: {len(self.twins.found)} moves measured")
+                show("so far, medians", self.twins.rows())
             aims = dict(zip(self.chance.sample(sorted(VMS), AIMS), self._draw(), strict=True))
             try:
                 self._round(f"r{n:03}", aims)
