@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.e2e.datacenter import NAMESPACE, Datacenter, Object, condition, diskless, power, ready, vm_manifest
+from tests.e2e.plugin import NOT_DONE, Plugin
 from tests.e2e.witness import own_datacenter
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
@@ -135,8 +136,8 @@ def test_twelve_vms_of_which_three_stay(dc: Datacenter, epochs: dict[str, str]) 
     time.sleep(3)
     assert where(dc) == halfway
 
-    # Begun again, and the operator dies twice on the way.
-    maintain(dc, True)
+    # Begun again, and the operator dies twice on the way; kubectl lq follows it until only those are left.
+    drain = Plugin(dc).begin("drain", HOME)
     for _ in range(2):
         count = len(at_home(dc))
         dc.until(lambda c=count: len(at_home(dc)) < c, say=lambda: f"{moves(dc)} {said(dc)}")  # type: ignore[misc]
@@ -145,6 +146,10 @@ def test_twelve_vms_of_which_three_stay(dc: Datacenter, epochs: dict[str, str]) 
     print(f"{time.monotonic() - began_s:.1f} s until only those were left that cannot leave")
     dc.until(lambda: settled(dc), say=lambda: str(where(dc)))
     assert at_home(dc) == set(STUCK)
+    out, followed = drain.communicate(timeout=120)
+    assert drain.returncode == NOT_DONE, out + followed
+    rows = {line.split()[0]: line.split()[1] for line in out.splitlines()[2:]}
+    assert rows == {f"{NAMESPACE}/{name}": why for name, why in STUCK.items()}, out
     assert {name: dc.metadata(name)["epoch"] for name in EVERY} == epochs, "somebody was started again"
     assert dc.boot_id(BOOTED) == boot_id
     assert not in_maintenance(dc)
@@ -160,6 +165,7 @@ def test_the_ways_out_and_a_reboot(dc: Datacenter, epochs: dict[str, str]) -> No
     dc.operate(LARGE, "Stop")
     dc.lab.kubectl("wait", f"hvn/{HOME}", "--for=condition=InMaintenance", "--timeout=120s")
     assert (said(dc)["remaining"], stays(dc)) == (0, {})
+    assert "in maintenance" in Plugin(dc).lq("drain", HOME)
     assert dc.lab.host(HOME).virsh("list", "--all", "--name").split() == []
     assert dc.seen(LARGE) == {}
     for name in (PINNED, PAUSED):
@@ -180,7 +186,7 @@ def test_the_ways_out_and_a_reboot(dc: Datacenter, epochs: dict[str, str]) -> No
 
 def test_back_to_service(dc: Datacenter, epochs: dict[str, str]) -> None:
     del epochs
-    maintain(dc, False)
+    assert Plugin(dc).lq("undrain", HOME) == f"hvn/{HOME}: back to service\n"
     dc.wait_for("HypervisorNode", HOME, lambda o: condition(o, "InMaintenance").get("reason") == "InService")
     dc.operate(LARGE, "Start")
     dc.wait_state(LARGE, "Running")
