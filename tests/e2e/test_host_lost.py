@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from lxml import etree
 from tests.e2e.datacenter import NAMESPACE, Datacenter, Object, condition, diskless, lq, power, reason
+from tests.e2e.plugin import Plugin
 from tests.e2e.witness import (
     Start,
     Witness,
@@ -251,14 +252,15 @@ def test_void_statement_covers_no_later_loss(dc: Datacenter) -> None:
     here, _ = split(dc, lost)
     lost.kill()
     unknown(dc, lost.name, here)
-    attest(dc, "once", lost.name)
+    said = json.loads(Plugin(dc).lq("attest", lost.name, "--seen", "the cable in my hand", "--yes", "-o", "json"))
+    assert said["accepted"], said
     for vm in here:
         dc.wait_for("VirtualMachine", vm, lambda o: o["status"]["placement"]["node"] != lost.name)
         dc.wait_state(vm, "Running")
     lost.start()
     until_all_answer(dc)
     dc.until(lambda: not set(lost.virsh("list", "--all", "--name").split()) & {dc.domain(vm) for vm in here})
-    dc.wait_for("HostAttestation", "once", lambda o: o["status"].get("void"))
+    dc.wait_for("HostAttestation", said["attestation"], lambda o: o["status"].get("void"))
 
     second = dc.host_of("v0")
     dc.apply(tiny("late", placement={"nodeSelector": {"limiquantix.io/host": lost.name}}))
