@@ -75,7 +75,8 @@ async def carry_out(guest: Guest, order: Order, clock: Clock) -> dict[str, Any]:
             ended = await guest.host.command_outcome(guest.domain_name, pid, most_bytes=MOST_OUTPUT_BYTES)
         except Transient as error:
             raise OutcomeUnknown(
-                f"it was begun in the guest as pid {pid}; how it ended is not known: {error}"
+                f"it was begun in the guest as pid {pid}; how it ended is not known: {error} "
+                "(if it prints more than 3 MiB, let it write to a file)"
             ) from error
         if ended is not None:
             return _told(ended, guest.node, pid)
