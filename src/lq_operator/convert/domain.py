@@ -6,7 +6,8 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 
-from lq_operator.api.vm import HardwareStatus, SlotStatus, VirtualMachine
+from lq_operator.api.vm import VirtualMachine
+from lq_operator.api.vmstatus import HardwareStatus, SlotStatus
 from lq_operator.convert.record import spec_record
 from lq_operator.core.model import CdromPlan, DiskPlan, DomainPlan, Epoch, HardwareAbi, Identity, NicPlan
 from lq_operator.core.units import parse_bytes, parse_mib

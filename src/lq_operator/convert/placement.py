@@ -9,7 +9,8 @@ from lq_operator.api.cluster import HypervisorCluster
 from lq_operator.api.network import VirtualNetwork
 from lq_operator.api.node import HypervisorNode
 from lq_operator.api.pool import StoragePool
-from lq_operator.api.vm import SchedulingStatus, VerdictStatus, VirtualMachine
+from lq_operator.api.vm import VirtualMachine
+from lq_operator.api.vmstatus import SchedulingStatus, VerdictStatus
 from lq_operator.api.volume import Volume
 from lq_operator.convert.domain import Size
 from lq_operator.core.placement import HostFacts, PoolReach, Shape, SpreadTerm, VmTerm, WeightedVmTerm

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lq_operator.api.vm import LastMigration, VirtualMachine
+from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmmigration import MigrationObstacle, MigrationProgress, VirtualMachineMigration
+from lq_operator.api.vmstatus import LastMigration
 from lq_operator.controllers.runtime.conditions import (
     Progress,
     condition_status,

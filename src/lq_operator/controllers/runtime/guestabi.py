@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from lq_operator.api.vm import HardwareStatus
+from lq_operator.api.vmstatus import HardwareStatus
 from lq_operator.controllers.runtime.hostbook import OwnedHost
 from lq_operator.controllers.runtime.statefiles import STATE_POOL, hardware_file, hardware_files, store_file
 from lq_operator.core.model import Epoch, Identity

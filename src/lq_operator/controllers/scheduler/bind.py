@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lq_operator.api.node import HypervisorNode
-from lq_operator.api.vm import SchedulingStatus, VirtualMachine
+from lq_operator.api.vm import VirtualMachine
+from lq_operator.api.vmstatus import SchedulingStatus
 from lq_operator.controllers.runtime.placements import scheduled_operations
 from lq_operator.controllers.runtime.tenure import Tenure
 from lq_operator.convert.power import should_run

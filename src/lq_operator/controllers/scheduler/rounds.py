@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from lq_operator.api.vm import SchedulingStatus, VirtualMachine
+from lq_operator.api.vm import VirtualMachine
+from lq_operator.api.vmstatus import SchedulingStatus
 from lq_operator.controllers.runtime.refs import Namespaces
 from lq_operator.controllers.runtime.tenure import Tenure
 from lq_operator.controllers.scheduler.bind import MANAGER, Binder

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 from lq_operator.api.image import Image
 from lq_operator.api.pool import StoragePool
-from lq_operator.api.vm import Cdrom, CdromStatus, Medium, VirtualMachine
+from lq_operator.api.vm import Cdrom, Medium, VirtualMachine
+from lq_operator.api.vmstatus import CdromStatus
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.runtime.attachments import Attachments
 from lq_operator.controllers.runtime.refs import Refs

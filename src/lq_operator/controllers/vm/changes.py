@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lq_operator.api.base import Condition
-from lq_operator.api.vm import FieldChange, VirtualMachine
+from lq_operator.api.vm import VirtualMachine
+from lq_operator.api.vmstatus import FieldChange
 from lq_operator.controllers.runtime.conditions import set_condition
 from lq_operator.controllers.vm.hotchange import Hot
 from lq_operator.core.lifecycle.changes import Change, sentence_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lq_operator.api.base import Condition
-from lq_operator.api.vm import HeartbeatStatus, VirtualMachine
+from lq_operator.api.vm import VirtualMachine
+from lq_operator.api.vmstatus import HeartbeatStatus
 from lq_operator.controllers.runtime.conditions import condition_status, set_condition
 from lq_operator.controllers.vm.memory import VmMemory
 from lq_operator.core.lifecycle.operations import Effect

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lq_operator.api.node import HypervisorNode
-from lq_operator.api.vm import HardwareStatus, VirtualMachine
+from lq_operator.api.vm import VirtualMachine
+from lq_operator.api.vmstatus import HardwareStatus
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.runtime.attachments import Attachments
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 from lq_operator.api.base import FINALIZER
 from lq_operator.api.node import HypervisorNode
-from lq_operator.api.vm import HeartbeatStatus, VirtualMachine
+from lq_operator.api.vm import VirtualMachine
 from lq_operator.api.vmoperation import GUEST_VERBS, VirtualMachineOperation
+from lq_operator.api.vmstatus import HeartbeatStatus
 from lq_operator.controllers.runtime.awaited import awaited_hosts
 from lq_operator.controllers.runtime.guestbook import GuestBook
 from lq_operator.controllers.runtime.hostbook import HostBook, OwnedHost

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lq_operator.api.vm import (
+from lq_operator.api.vm import VirtualMachine
+from lq_operator.api.vmoperation import VirtualMachineOperation
+from lq_operator.api.vmstatus import (
     DiskStatus,
     EffectiveStatus,
     GuestStatus,
     HardwareStatus,
     InterfaceStatus,
     PowerStatus,
-    VirtualMachine,
 )
-from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.controllers.runtime.conditions import Progress, dump_conditions, only, set_progress
 from lq_operator.controllers.runtime.guestbook import GuestBook, GuestSaid
 from lq_operator.controllers.runtime.placements import epoch_of, scheduled_operations
