@@ -93,7 +93,7 @@ FAMILIES = (
     Family("move, partition", "running", {"move": 1, "start": 2, "cut": 1, "stop": 1}),
     Family("drain that turns back: two moves, takeover", "running", {"move": 2, "start": 1, "usurp": 1}, limit=400_000),
     Family("two moves, power, HA", "running", {"move": 2, "start": 1, "poweroff": 1}, ha=True),
-    Family("deletion, partition, power", "running", {"delete": 1, "start": 2, "poweroff": 1, "cut": 1}, ha=True, recovered=False),
+    Family("deletion, partition, power", "running", {"delete": 1, "start": 2, "poweroff": 1, "cut": 1}, ha=True),
     Family("three hosts: power, HA", "running", {"start": 2, "poweroff": 1}, ha=True, shape=THREE_HOSTS,
            recovered=False),
     Family("three hosts: power, partition, HA", "running", {"start": 1, "poweroff": 1, "cut": 1}, ha=True,

@@ -420,6 +420,7 @@ def list_and_decide(state: State, p: int, rules: Rules) -> Steps:
 def decide(state: State, p: int, placement: Any, uid: int, views: Any, rules: Rules) -> Steps:
     if placement is None:
         yield from decide_absent(state, p, uid, views, rules)
+        yield from decide_outlived(state, p, uid, views)
         return
     yield from decide_found(state, p, placement, uid, views, rules)
     yield from decide_clean(state, p, placement, uid, views)
@@ -541,6 +542,18 @@ def decide_clean(state: State, p: int, placement: Any, uid: int, views: Any) -> 
         if known(placement) is not None and view[3][0] <= known(placement):
             loc = (placement, uid, view[0], view[3][0])
             yield f"finds a stale domain on h{view[0]}", set_process(state, p, pc=CLEAN, loc=loc)
+
+
+def decide_outlived(state: State, p: int, uid: int, views: Any) -> Steps:
+    """Without a placement: a shut-off domain below a departure note is bound to nobody, and its VM waits for it to go."""
+    noted = max((view[4] for view in views if view is not None and view[4] is not None), default=None)
+    for view in views:
+        if noted is None or view is None or view[3] is None or view[3][1] != SHUT or view[3][0] >= noted:
+            continue
+        yield (
+            f"finds an outlived domain on h{view[0]}",
+            set_process(state, p, pc=CLEAN, loc=(None, uid, view[0], view[3][0])),
+        )
 
 
 def decide_start(state: State, p: int, placement: Any, uid: int, views: Any, rules: Rules) -> Steps:

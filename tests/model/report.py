@@ -47,12 +47,10 @@ each of the older ones and 12,000 of the new: 10,055 different worlds are left w
 from all of them (two shards: "partition" and "power, HA" only; the others were not measured). `make test` looks at the
 first 2,000 states of most.
 
-**One dead end is open.** Family "deletion, partition, power": the guest was released from h0 by evidence (a shut-off definition of
-epoch 1-1 stays there), committed on h1 under 1-2, h1 is cut off, the VM is deleted (tombstone on h1) and its name used again.
-Then both hosts return: the tombstone is settled, which leaves a departure note of 1-2, and the definition on h0 is refused
-for the new VM as stale. Nobody removes it while the VM has no placement (the node controller neither), so the VM waits with
-reason `StaleDomain` until a person undefines it there. Nothing starts twice. The remedy to build: without a placement, a
-shut-off definition at or below a departure note goes, as it does already where there is no object. It is shown that such a way exists, not that every scheduler takes it.
+The search for a way back found one dead end (family "deletion, partition, power"): the guest was released from h0 by
+evidence, committed on h1, and its name used again while both were away. When they returned, h1 left a departure note and
+the definition on h0 was refused as stale for ever. The node controller removes such a definition since (a simulator test of
+trace 2 fails without it). It is shown that such a way exists, not that every scheduler takes it.
 
 What the beat of a lease adds: a host that remembers a later one than the lease showed when it was acquired tells that the
 API server was restored. It cannot replace anything: a host notes it once a minute, and a restore to within that minute is

@@ -174,6 +174,36 @@ async def test_2_a_successor_is_not_bound_to_a_stale_definition() -> None:
     await world.close()
 
 
+@pytest.mark.parametrize("order", ["oldest-first", "oldest-last"])
+async def test_2_a_successor_does_not_wait_for_a_definition_that_nobody_binds(order: str) -> None:
+    """Two hosts are away when the name is used again, the one that the guest left by evidence and the one that runs it,
+    and a new process knows neither."""
+    world, operator = await running_world(3)
+    oldest = world.runs_on()[0]
+    world.datacenter.power_off(oldest)
+    await attested_away(world, oldest)
+    await world.until(lambda: world.running() and world.runs_on() != [oldest], "runs elsewhere")
+    home = world.runs_on()[0]
+    world.datacenter.cut(home)
+    world.delete()
+    await world.until(world.gone, "deleted, with a tombstone")
+    world.vm()
+    await world.run(PATIENCE_S)
+    assert world.condition(VirtualMachine, NS, "vm")["reason"] == "PreviousIncarnation"
+    await operator.crash()
+    world.operator()
+    await world.run(PATIENCE_S)
+    for host in (oldest, home) if order == "oldest-first" else (home, oldest):
+        world.datacenter.restore(host)
+        await world.run(PATIENCE_S)
+    await world.until(world.running, "the successor runs")
+    await world.run(PATIENCE_S)
+    assert len(world.leftovers()["domains"]) == 1
+    assert world.leftovers()["orphans"] == []
+    assert not world.leftovers()["tombstones"]
+    await world.close()
+
+
 @pytest.mark.parametrize("leases_in_api", [True, False], ids=["lease-restored-too", "lease-still-good"])
 async def test_3_restored_to_before_a_commit(leases_in_api: bool) -> None:
     world = SimWorld()

@@ -101,7 +101,9 @@ class Housekeeper:
             )
             return
         placement = placement_of(vm)
-        if placement is None and await self._left_behind(entry, domain, identity):
+        if placement is None and (
+            await self._left_behind(entry, domain, identity) or await self._outlived(entry, domain, identity)
+        ):
             return
         if domain.epoch is None or not is_stale(domain.epoch, placement, entry.uuid):
             ahead = (
@@ -134,6 +136,17 @@ class Housekeeper:
         """The API server was wiped during or after a move: what is shut off here runs elsewhere, under an epoch at least
         as high. Two domains of one identity would never be bound; removing the one that is shut off starts nothing."""
         if domain.state.runs or domain.epoch is None or not self._runs_elsewhere(identity, domain.epoch, entry):
+            return False
+        fresh = await self.resources.get(VirtualMachine, identity.namespace, identity.name)
+        if fresh is not None and placement_of(fresh) is None:
+            await self._remove(entry, identity, domain.epoch)
+        return True
+
+    async def _outlived(self, entry: OwnedHost, domain: DomainSeen, identity: Identity) -> bool:
+        """Its VM was deleted and made again while this host was away: a shut-off definition below a departure note is
+        bound to nobody (StaleDomain), and the new VM waits until it is gone."""
+        noted = max(self.book.departures(identity), default=None)
+        if domain.state.runs or domain.epoch is None or noted is None or noted <= domain.epoch:
             return False
         fresh = await self.resources.get(VirtualMachine, identity.namespace, identity.name)
         if fresh is not None and placement_of(fresh) is None:
