@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -202,9 +203,16 @@ async def _schedule(base: Base, tenure: Tenure) -> None:
     )
     capacity = FailoverReport(scheduler.book, base.store, base.resources, base.clock)
 
+    settled = False
+
     async def gather_then_place() -> None:
+        nonlocal settled
         await base.clock.sleep(settings.batch_window_s)
         await scheduler.run_once()
+        if scheduler.book.fleets and not settled:
+            settled = True
+            gc.collect()
+            gc.freeze()  # what was read at the start mostly stays: full collections need not go through it again
 
     # Changes wake it; the 30 s are for what nobody watches (labels of namespaces), and cost next to nothing.
     loop = PeriodicLoop("scheduler", gather_then_place, every_s=30.0, clock=base.clock)

@@ -44,6 +44,8 @@ class Case:
 
     def any_only(self, *names: str) -> bool:
         """Whether there is such a row."""
+        if len(names) == 1:
+            return BITS[names[0]] in self.patterns
         cured = sum(BITS[name] for name in names)
         return bool([pattern for pattern in self.patterns if pattern and not pattern & ~cured])
 

@@ -37,12 +37,8 @@ def say_placed(
 
 def say_rejected(rejected: tuple[tuple[str, int], ...], examples: tuple[Verdict, ...]) -> str:
     """Counts per filter, with one host and its number where there is an example."""
-    example = {verdict.filter: verdict for verdict in examples}
-    parts = []
-    for name, count in rejected:
-        shown = example.get(name)
-        parts.append(f"{name} {count} ({shown.host} {shown.sentence})" if shown else f"{name} {count}")
-    return ", ".join(parts)
+    example = {verdict.filter: f" ({verdict.host} {verdict.sentence})" for verdict in examples}
+    return ", ".join([f"{name} {count}{example.get(name, '')}" for name, count in rejected])
 
 
 def say_unplaced(
