@@ -171,7 +171,7 @@ def expected(process: str) -> set[Right]:
             | rights(("update",), "virtualmachines/finalizers")
         )
     if process == "importer":
-        return rights(READ, "hypervisorclusters hypervisornodes images storagepools volumes") | rights(
+        return rights(READ, "hypervisorclusters hypervisornodes images storagepools virtualmachines volumes") | rights(
             ("patch",), "images images/status"
         )
     return rights(
