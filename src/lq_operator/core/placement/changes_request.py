@@ -130,9 +130,11 @@ def less_devices(case: Case, cost: int, _: int) -> Iterator[Pick]:
         return
     alone, devices = case.only("devices"), case.shape.devices
     free = {device: case.state.amount("devices", device)[: case.state.n] for device in devices}
-    short = np.sum([free[device] < count for device, count in devices.items()], axis=0)
+    if len(devices) > 1:
+        short = np.sum([free[device] < count for device, count in devices.items()], axis=0)
+        alone &= short == 1
     for device, count in devices.items():
-        rows = alone & (short == 1) & (free[device] < count)
+        rows = alone & (free[device] < count)
         if rows.any():
             most = np.maximum(free[device], 0)
             best = int(most[rows].max())
