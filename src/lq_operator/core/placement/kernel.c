@@ -78,8 +78,9 @@ void lq_judge(int64_t n, const uint8_t *facts, const uint8_t *room, const double
               int64_t n_groups, const uint8_t *const *failing, const uint8_t *group_codes, int64_t n_codes,
               uint8_t *verdict, int64_t *counts, int64_t *first, int64_t *best)
 {
+    int64_t counted[4][256]; /* most rows have the same few codes: one counter each would wait for itself */
     for (int64_t code = 0; code < n_codes; code++)
-        counts[code] = 0, first[code] = -1;
+        counted[0][code] = counted[1][code] = counted[2][code] = counted[3][code] = 0, first[code] = -1;
     best[0] = best[1] = best[2] = -1;
     for (int64_t row = 0; row < n; row++)
         verdict[row] = facts[row] > room[row] ? facts[row] : room[row];
@@ -92,7 +93,7 @@ void lq_judge(int64_t n, const uint8_t *facts, const uint8_t *room, const double
     }
     for (int64_t row = 0; row < n; row++) {
         const uint8_t code = verdict[row];
-        counts[code]++;
+        counted[row & 3][code]++;
         if (code) {
             if (first[code] < 0 || tie[row] < tie[first[code]])
                 first[code] = row;
@@ -103,4 +104,6 @@ void lq_judge(int64_t n, const uint8_t *facts, const uint8_t *room, const double
             best[at] = row;
         }
     }
+    for (int64_t code = 0; code < n_codes; code++)
+        counts[code] = counted[0][code] + counted[1][code] + counted[2][code] + counted[3][code];
 }
