@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from packaging.tags import platform_tags
 
 SOURCE = "src/lq_operator/core/placement/kernel.c"
 FLAGS = ("-O3", "-ffp-contract=off", "-fPIC", "-shared")
@@ -30,10 +31,4 @@ class CompileKernel(BuildHookInterface[Any]):
         subprocess.run([compiler, *FLAGS, "-o", str(target), str(source), "-lm"], check=True)
         build_data["artifacts"].append(f"/{target.relative_to(self.root)}")
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{_platform()}"
-
-
-def _platform() -> str:
-    from packaging.tags import platform_tags
-
-    return next(platform_tags())
+        build_data["tag"] = f"py3-none-{next(platform_tags())}"

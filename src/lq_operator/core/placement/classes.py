@@ -14,7 +14,7 @@ from lq_operator.core.placement.kernel import Codes, JudgeLoop, address
 from lq_operator.core.placement.parts import ABSENT, CODE_BYTES, CODES, FactsPart, RoomPart, keys_of
 from lq_operator.core.placement.question import Question
 from lq_operator.core.placement.scores import SCORES, Score, after_placement
-from lq_operator.core.placement.state import ClusterState, FloatArray, Rows
+from lq_operator.core.placement.state import BoolArray, ClusterState, FloatArray, Rows
 from lq_operator.core.placement.types import Change, Ranked
 
 REFUSED = -np.inf
@@ -54,29 +54,32 @@ class ClassView:
 
     def judge(self, state: ClusterState) -> tuple[Codes, FloatArray]:
         """Verdict and key of every row (REFUSED where it does not fit), in arrays of the caller's own."""
-        n, rows, question = state.n, slice(0, state.n), self.question
+        n, rows = state.n, slice(0, state.n)
         verdict = np.maximum(self.facts.verdict[:n], self.room.verdict[:n])
-        for rule in self.group_rules:
-            if not rule.idle(state, question):
-                failing = rule.fails(state, question, rows).view(np.uint8)
-                np.maximum(verdict, failing * CODE_BYTES[CODES[rule.name]], out=verdict)
+        for code, fails in self._refused(state, rows):
+            np.maximum(verdict, fails.view(np.uint8) * CODE_BYTES[code], out=verdict)
         key = keys_of(self.total_with_wish(state, rows), state.tie[:n]) if self.wishes else self.room.key[:n]
         return verdict, np.where(verdict, REFUSED, key)
 
     def judge_with(self, loop: JudgeLoop, state: ClusterState) -> None:
         """The same by the compiled loop, with the best rows and the first ones that are refused; the answer is in it."""
-        n, rows, question = state.n, slice(0, state.n), self.question
-        groups = [
-            (CODES[rule.name], rule.fails(state, question, rows))
-            for rule in self.group_rules
-            if not rule.idle(state, question)
-        ]
+        n, rows = state.n, slice(0, state.n)
+        groups = self._refused(state, rows)
         key_at = self.room.key_at
         state.tie_order()  # numbers the tie breakers where hosts came or went
         if self.wishes:
             key = keys_of(self.total_with_wish(state, rows), state.tie[:n])
             key_at = address(key)
         loop.run(n, self.facts.verdict_at, self.room.verdict_at, key_at, groups, ABSENT + 1)
+
+    def _refused(self, state: ClusterState, rows: Rows) -> list[tuple[int, BoolArray]]:
+        """Code of each rule about other VMs that is not idle, and which rows it refuses."""
+        question = self.question
+        return [
+            (CODES[rule.name], rule.fails(state, question, rows))
+            for rule in self.group_rules
+            if not rule.idle(state, question)
+        ]
 
     def judge_row(self, state: ClusterState, row: int) -> int:
         """Verdict of one row."""
