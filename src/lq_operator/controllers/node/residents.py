@@ -89,7 +89,7 @@ class Housekeeper:
             return
         vm = self.store.get(VirtualMachine, identity.namespace, identity.name)
         if vm is None:
-            if await self._left_long_ago(entry, domain, identity):
+            if await self._left_long_ago(entry, domain, identity, vm):
                 return
             found.orphans.append(
                 OrphanDomain(
@@ -102,7 +102,7 @@ class Housekeeper:
             return
         placement = placement_of(vm)
         if placement is None and (
-            await self._left_behind(entry, domain, identity) or await self._outlived(entry, domain, identity)
+            await self._left_behind(entry, domain, identity) or await self._left_long_ago(entry, domain, identity, vm)
         ):
             return
         if domain.epoch is None or not is_stale(domain.epoch, placement, entry.uuid):
@@ -123,12 +123,20 @@ class Housekeeper:
         else:
             await self._remove(entry, identity, domain.epoch)
 
-    async def _left_long_ago(self, entry: OwnedHost, domain: DomainSeen, identity: Identity) -> bool:
-        """A shut-off definition that a departure note speaks of is no orphan: an owner past its lease wrote it again."""
+    async def _left_long_ago(
+        self, entry: OwnedHost, domain: DomainSeen, identity: Identity, vm: VirtualMachine | None
+    ) -> bool:
+        """A shut-off definition that a departure note speaks of. Without an object it is no orphan: an owner past its
+        lease wrote it again. Where its VM was made again while this host was away and has no placement, it is bound to
+        nobody (StaleDomain) and the VM waits until it is gone; not so at the note's own epoch, which is the latest."""
         noted = max(self.book.departures(identity), default=None)
         if domain.state.runs or domain.epoch is None or noted is None or noted < domain.epoch:
             return False
-        if await self.resources.get(VirtualMachine, identity.namespace, identity.name) is None:
+        if vm is not None and noted == domain.epoch:
+            return False
+        fresh = await self.resources.get(VirtualMachine, identity.namespace, identity.name)
+        still = fresh is None if vm is None else fresh is not None and placement_of(fresh) is None
+        if still:
             await self._remove(entry, identity, domain.epoch)
         return True
 
@@ -136,17 +144,6 @@ class Housekeeper:
         """The API server was wiped during or after a move: what is shut off here runs elsewhere, under an epoch at least
         as high. Two domains of one identity would never be bound; removing the one that is shut off starts nothing."""
         if domain.state.runs or domain.epoch is None or not self._runs_elsewhere(identity, domain.epoch, entry):
-            return False
-        fresh = await self.resources.get(VirtualMachine, identity.namespace, identity.name)
-        if fresh is not None and placement_of(fresh) is None:
-            await self._remove(entry, identity, domain.epoch)
-        return True
-
-    async def _outlived(self, entry: OwnedHost, domain: DomainSeen, identity: Identity) -> bool:
-        """Its VM was deleted and made again while this host was away: a shut-off definition below a departure note is
-        bound to nobody (StaleDomain), and the new VM waits until it is gone."""
-        noted = max(self.book.departures(identity), default=None)
-        if domain.state.runs or domain.epoch is None or noted is None or noted <= domain.epoch:
             return False
         fresh = await self.resources.get(VirtualMachine, identity.namespace, identity.name)
         if fresh is not None and placement_of(fresh) is None:
