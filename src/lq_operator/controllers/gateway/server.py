@@ -12,7 +12,7 @@ import contextlib
 import json
 import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import cast, get_args
 
@@ -129,19 +129,26 @@ class Gateway:
 
     async def _session(self, about: About, ticket: Pass, socket: web.WebSocketResponse, *work: Awaitable[None]) -> None:
         """Until one part ends: the client went, the guest's side is over, or the right was taken."""
+        with self._counted(about.kind):
+            try:
+                await until_one_ends(*work, self._judge(about, ticket))
+            except ConnectionError:
+                pass  # the client went while something was on its way to it
+            except _TakenAway as taken:  # nobody receives any more, who would take the closing for the client's
+                await socket.close(code=POLICY_VIOLATION, message=str(taken).encode()[:120])
+            finally:
+                who = ticket.caller.name
+                log.info("left", what=about.kind, vm=f"{about.namespace}/{about.name}", who=who)
+
+    @contextlib.contextmanager
+    def _counted(self, kind: str) -> Iterator[None]:
         self._sessions += 1
-        metrics.GATEWAY_SESSIONS.labels(about.kind).inc()
+        metrics.GATEWAY_SESSIONS.labels(kind).inc()
         try:
-            await until_one_ends(*work, self._judge(about, ticket))
-        except ConnectionError:
-            pass  # the client went while something was on its way to it
-        except _TakenAway as taken:  # nobody receives any more, who would take the closing for the client's
-            await socket.close(code=POLICY_VIOLATION, message=str(taken).encode()[:120])
+            yield
         finally:
             self._sessions -= 1
-            metrics.GATEWAY_SESSIONS.labels(about.kind).dec()
-            who = ticket.caller.name
-            log.info("left", what=about.kind, vm=f"{about.namespace}/{about.name}", who=who)
+            metrics.GATEWAY_SESSIONS.labels(kind).dec()
 
     async def _judge(self, about: About, ticket: Pass) -> None:
         while True:
@@ -189,15 +196,10 @@ class Gateway:
         order = order_of(await request.read())
         vm, who = self._guests.vm(about.namespace, about.name), ticket.caller.name
         log.info("exec", vm=vm.key, who=who, command=order.shown, peer=request.remote or "")
-        self._sessions += 1
-        metrics.GATEWAY_SESSIONS.labels("exec").inc()
-        try:
+        with self._counted(about.kind):
             async with self._guests.running(about.namespace, about.name) as guest:
                 self._events.emit(vm, "Exec", f"{who} runs {order.shown} in the guest")
                 answer = await carry_out(guest, order, self._clock)
-        finally:
-            self._sessions -= 1
-            metrics.GATEWAY_SESSIONS.labels("exec").dec()
         log.info("exec ended", vm=vm.key, who=who, command=order.shown, exit_code=answer["exitCode"])
         return web.json_response(answer, headers={"Cache-Control": "no-store"})
 
