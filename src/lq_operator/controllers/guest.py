@@ -56,16 +56,7 @@ class GuestController:
         namespace, _, name = key.partition("/")
         identity = Identity(self.book.installation, namespace, name)
         vm = self.store.get(VirtualMachine, namespace, name)
-        found = next(
-            (
-                (e, d)
-                for e in self.book.all()
-                if (d := e.domains.get(identity.domain_name)) is not None
-                and d.identity == identity
-                and d.state is DomainState.RUNNING
-            ),
-            None,
-        )
+        found = next((at for at in self.book.domains_of(identity) if at[1].state is DomainState.RUNNING), None)
         if vm is None or found is None or not vm.spec.guest_agent:
             self.guests.forget(identity)
             self._since = {k: v for k, v in self._since.items() if k[0] != identity}

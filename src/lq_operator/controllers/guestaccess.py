@@ -75,8 +75,7 @@ class GuestAccess:
     def _where(self, vm: VirtualMachine) -> tuple[Host, DomainSeen]:
         """The one host on which this very VM runs. It is asked on the connection on which it was seen."""
         identity = Identity(self.book.installation, vm.metadata.namespace or "", vm.metadata.name)
-        seen = [(entry, entry.domains.get(identity.domain_name)) for entry in self.book.all()]
-        running = [(e.host, d) for e, d in seen if d is not None and d.identity == identity and d.state.runs]
+        running = [(entry.host, domain) for entry, domain in self.book.domains_of(identity) if domain.state.runs]
         if vm.deleting or is_moving(vm):
             raise Transient("it is being deleted or moved")
         if not running and vm.status.power.state in ("Stopped", "Suspended", "Crashed"):

@@ -214,6 +214,11 @@ class HostBook:
             return None
         return Sighting(entry.node, entry.uuid, entry.boot, domain.state.runs, domain.epoch)
 
+    def domains_of(self, identity: Identity) -> list[tuple[OwnedHost, DomainSeen]]:
+        """Its domains on the hosts that are owned now, each with where it was seen."""
+        found = ((entry, entry.domains.get(identity.domain_name)) for entry in self.all())
+        return [(entry, domain) for entry, domain in found if domain is not None and domain.identity == identity]
+
     def addresses(self) -> dict[str, tuple[Identity, str]]:
         """Address -> (who, interface), as every domain of ours that was listed in this term tells it."""
         return {
