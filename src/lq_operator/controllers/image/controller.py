@@ -18,6 +18,7 @@ from lq_operator.controllers.image.sweep import Sweep
 from lq_operator.controllers.runtime.conditions import Progress
 from lq_operator.controllers.runtime.errors import Requeue
 from lq_operator.controllers.runtime.finalizers import ensure_finalizer, remove_finalizer
+from lq_operator.controllers.runtime.refs import cdrom_images
 from lq_operator.core.result import Fenced, NotFound, Rejected, WorldError
 from lq_operator.core.storage.importing import RETRY_FAILED_S, Target, add_seconds, judge_files, seconds_until
 from lq_operator.core.storage.names import host_pool_name
@@ -244,10 +245,9 @@ class ImageController:
 
 def media_of(vm: VirtualMachine) -> set[str]:
     """Keys of the Images that its drives are to have or have, and of none that could not be told apart from a Volume."""
-    namespace = vm.metadata.namespace
-    refs = [drive.medium.image_ref for drive in vm.spec.cdroms if drive.medium is not None]
-    wished = {f"{ref.namespace or namespace}/{ref.name}" for ref in refs if ref is not None}
-    return wished | {name for drive in vm.status.cdroms for name in (drive.image, drive.inserted) if "/" in name}
+    return cdrom_images(vm) | {
+        name for drive in vm.status.cdroms for name in (drive.image, drive.inserted) if "/" in name
+    }
 
 
 def waits_for(volume: Volume, image_key: str) -> bool:

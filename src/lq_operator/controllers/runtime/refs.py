@@ -177,6 +177,12 @@ def cdrom_volumes(vm: VirtualMachine) -> dict[str, str]:
     }
 
 
+def cdrom_images(vm: VirtualMachine) -> set[str]:
+    """Keys of the Images that are to lie in its CD-ROM drives, by spec."""
+    refs = (drive.medium.image_ref for drive in vm.spec.cdroms if drive.medium is not None)
+    return {f"{ref.namespace or vm.metadata.namespace}/{ref.name}" for ref in refs if ref is not None}
+
+
 def named_volumes(vm: VirtualMachine) -> set[str]:
     """Every Volume that spec names, as a disk or as a medium."""
     return {*disk_volumes(vm).values(), *cdrom_volumes(vm).values()}

@@ -22,7 +22,7 @@ from lq_operator.api.vmoperation import VirtualMachineOperation
 from lq_operator.api.volume import Volume
 from lq_operator.controllers.runtime.attachments import attached_volumes
 from lq_operator.controllers.runtime.placements import is_moving, placed_on
-from lq_operator.controllers.runtime.refs import MAINTENANCE_LABEL, named_volumes
+from lq_operator.controllers.runtime.refs import MAINTENANCE_LABEL, cdrom_images, named_volumes
 from lq_operator.core.model import DomainEvent, Identity, NodeName
 from lq_operator.ports import Store
 
@@ -53,7 +53,7 @@ class Routes:
             self._volume_users(key)
         elif kind is Image:
             self._all(Volume, "volume", lambda volume: volume.status.phase != "Ready")
-            self._all(VirtualMachine, "vm", lambda vm: _has_in_a_drive(vm, key))
+            self._all(VirtualMachine, "vm", lambda vm: key in cdrom_images(vm))
         elif kind in (HypervisorNode, HostAttestation):
             self._node(kind, key)
         elif kind in (StoragePool, VirtualNetwork, VirtualMachineClass, HypervisorCluster):
@@ -191,12 +191,6 @@ _OWN_QUEUE: dict[type[Resource], str] = {
     HypervisorCluster: "cluster",
     HostAttestation: "attestation",
 }
-
-
-def _has_in_a_drive(vm: VirtualMachine, image: str) -> bool:
-    namespace = vm.metadata.namespace
-    refs = (drive.medium.image_ref for drive in vm.spec.cdroms if drive.medium is not None)
-    return any(ref is not None and f"{ref.namespace or namespace}/{ref.name}" == image for ref in refs)
 
 
 def _in_maintenance(node: HypervisorNode) -> bool:

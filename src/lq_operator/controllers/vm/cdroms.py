@@ -102,8 +102,7 @@ class Resolver:
                 "(an ISO image is that): make a disk of this one"
             )
             return Lack("NotAMedium", message, stalled=True)
-        known = any(e.name == drive.name and e.image == drive.image and e.ready for e in self.vm.status.cdroms)
-        if image.deleting and not known:
+        if image.deleting and not is_told(self.vm, drive):
             return Lack("ImageDeleting", f"{where}: Image {drive.image} is being deleted", stalled=True)
         return None
 
