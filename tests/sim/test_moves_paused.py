@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 from tests.sim.fakes.machine import Machine
-from tests.sim.scenarios import CALM_S, MOVE, MOVE_LOCAL, Scenario, prepare
-from tests.sim.test_pause_everywhere import SWEPT_S, paused_at, undisturbed
+from tests.sim.scenarios import MOVE, MOVE_LOCAL, Scenario, prepare
+from tests.sim.test_pause_everywhere import pause_at_each
 from tests.sim.world import SimWorld
 
 DATA = b"what the guest has written"
@@ -40,22 +40,8 @@ def data(world: SimWorld) -> list[bytes]:
 async def test_paused_past_the_lease_at_every_write(scenario: Scenario) -> None:
     base = await prepare(scenario)
     keep_data(base)
-    calls, end = await undisturbed(base, scenario, writes_only=True)
-    failures = []
-    for call in calls:
-        world = None
-        try:
-            world, successor = await paused_at(base, scenario, call.n)
-            await world.run(CALM_S)
-            assert scenario.goal(world), f"the goal did not last\n{world.story()}"
-            assert data(world) == [DATA], "the disk that it runs from is another one"
-            if world.leftovers() != end:
-                await successor.crash()
-                world.operator()
-                await world.run(SWEPT_S)
-            assert world.leftovers() == end
-        except AssertionError as problem:
-            failures.append(f"paused at {call}:\n{problem}")
-        if world is not None:
-            await world.close()
-    assert not failures, f"{len(failures)} of {len(calls)}:\n" + "\n\n".join(failures[:3])
+
+    def judge(world: SimWorld) -> None:
+        assert data(world) == [DATA], "the disk that it runs from is another one"
+
+    await pause_at_each(base, scenario, writes_only=True, judge=judge)

@@ -5,6 +5,8 @@ Whatever it still does must be refused or harmless: no invariant breaks, and the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from tests.sim.fakes.calls import Call
 from tests.sim.process import Operator
@@ -68,10 +70,11 @@ async def paused_at(base: SimWorld, scenario: Scenario, n: int) -> tuple[SimWorl
     return world, successor
 
 
-@pytest.mark.parametrize("scenario", [*EVERY_CALL, *EVERY_WRITE], ids=lambda s: s.name)
-async def test_late_deeds_are_refused_or_harmless(scenario: Scenario) -> None:
-    base = await prepare(scenario)
-    calls, end = await undisturbed(base, scenario, writes_only=scenario in EVERY_WRITE)
+async def pause_at_each(
+    base: SimWorld, scenario: Scenario, *, writes_only: bool, judge: Callable[[SimWorld], None] = lambda _: None
+) -> None:
+    """Pause at each call in turn. The goal lasts, `judge` finds nothing, and what is left is what is left undisturbed."""
+    calls, end = await undisturbed(base, scenario, writes_only=writes_only)
     failures = []
     for call in calls:
         world = None
@@ -79,6 +82,7 @@ async def test_late_deeds_are_refused_or_harmless(scenario: Scenario) -> None:
             world, successor = await paused_at(base, scenario, call.n)
             await world.run(CALM_S)
             assert scenario.goal(world), f"the goal did not last\n{world.story()}"
+            judge(world)
             if world.leftovers() != end:  # a file or a claim that came late is nobody's: the next owner sweeps it
                 await successor.crash()
                 world.operator()
@@ -89,3 +93,8 @@ async def test_late_deeds_are_refused_or_harmless(scenario: Scenario) -> None:
         if world is not None:
             await world.close()
     assert not failures, f"{len(failures)} of {len(calls)}:\n" + "\n\n".join(failures[:4])
+
+
+@pytest.mark.parametrize("scenario", [*EVERY_CALL, *EVERY_WRITE], ids=lambda s: s.name)
+async def test_late_deeds_are_refused_or_harmless(scenario: Scenario) -> None:
+    await pause_at_each(await prepare(scenario), scenario, writes_only=scenario in EVERY_WRITE)
