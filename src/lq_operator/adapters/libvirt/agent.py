@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import libvirt
@@ -21,6 +22,7 @@ AGENT_TIMEOUT_S = 3
 _TEXT_LIMIT = 253  # the longest host name there is
 _ADDRESS_LIMIT = 64
 
+_ACCOUNT_HINT = " (is there such a user? does its agent know the command?)"
 REFUSED = (
     libvirt.VIR_ERR_NO_SUPPORT,
     libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
@@ -56,9 +58,7 @@ def observe_guest(conn: Any, domain_name: str) -> GuestFacts:
 def observe_agent(conn: Any, domain_name: str) -> AgentState:
     """See ports.Host.agent_state. Judged by the channel's state and the time that passed, never by libvirt's words:
     they come in the host's language, and one code stands for "timed out", "not connected" and "broken"."""
-    dom = conn.lookupByName(domain_name)
-    if dom.state(0)[0] != libvirt.VIR_DOMAIN_RUNNING:
-        raise Conflict(f"{domain_name} does not run, so its agent cannot answer")
+    dom = _running(conn, domain_name)
     if not _channel_open(dom):
         return AgentState.CLOSED
     dom.agentSetResponseTimeout(AGENT_TIMEOUT_S, 0)
@@ -76,6 +76,13 @@ def observe_agent(conn: Any, domain_name: str) -> AgentState:
     return AgentState.SILENT if still else AgentState.CLOSED
 
 
+def _running(conn: Any, domain_name: str) -> Any:
+    dom = conn.lookupByName(domain_name)
+    if dom.state(0)[0] != libvirt.VIR_DOMAIN_RUNNING:
+        raise Conflict(f"{domain_name} does not run, so its agent cannot answer")
+    return dom
+
+
 def _channel_open(dom: Any) -> bool:
     """The guest has the agent's port open, as QEMU tells it to libvirt."""
     target = parse(dom.XMLDesc(0), "domain").find(f"devices/channel/target[@name='{AGENT_CHANNEL}']")
@@ -87,7 +94,8 @@ def _channel_open(dom: Any) -> bool:
 def set_password(conn: Any, domain_name: str, user: str, password: str) -> None:
     """See ports.Host.set_password."""
     dom = with_agent(conn, domain_name)
-    _change(lambda: dom.setUserPassword(user, password, 0), f"{domain_name}: the password of {user}")
+    with told(f"{domain_name}: the password of {user}", hint=_ACCOUNT_HINT):
+        dom.setUserPassword(user, password, 0)
 
 
 def change_ssh_keys(conn: Any, domain_name: str, user: str, keys: Sequence[str], *, add: bool) -> None:
@@ -96,14 +104,13 @@ def change_ssh_keys(conn: Any, domain_name: str, user: str, keys: Sequence[str],
     flag = (
         libvirt.VIR_DOMAIN_AUTHORIZED_SSH_KEYS_SET_APPEND if add else libvirt.VIR_DOMAIN_AUTHORIZED_SSH_KEYS_SET_REMOVE
     )
-    _change(lambda: dom.authorizedSSHKeysSet(user, list(keys), flag), f"{domain_name}: ssh keys of {user}")
+    with told(f"{domain_name}: ssh keys of {user}", hint=_ACCOUNT_HINT):
+        dom.authorizedSSHKeysSet(user, list(keys), flag)
 
 
 def with_agent(conn: Any, domain_name: str) -> Any:
     """The running domain, with its channel open: closed, libvirt would only say so in the host's language."""
-    dom = conn.lookupByName(domain_name)
-    if dom.state(0)[0] != libvirt.VIR_DOMAIN_RUNNING:
-        raise Conflict(f"{domain_name} does not run, so its agent cannot answer")
+    dom = _running(conn, domain_name)
     if not _channel_open(dom):
         raise Transient(
             f"no agent is connected in {domain_name}: it boots, or install and start qemu-guest-agent there"
@@ -112,17 +119,16 @@ def with_agent(conn: Any, domain_name: str) -> Any:
     return dom
 
 
-def _change(act: Callable[[], Any], what: str) -> None:
-    """What the agent refuses is refused for good: only a person changes the guest."""
+@contextmanager
+def told(what: str, *, hint: str = "") -> Iterator[None]:
+    """What the agent refuses is refused for good: only a person changes the guest. An agent that is silent is asked again."""
     try:
-        act()
+        yield
     except libvirt.libvirtError as problem:
         if code_of(problem) == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
             raise Transient(f"{what}: the agent does not answer") from problem
         if code_of(problem) in REFUSED:
-            raise Rejected(
-                f"{what}: the guest refuses: {text_of(problem)[:300]} (is there such a user? does its agent know the command?)"
-            ) from problem
+            raise Rejected(f"{what}: the guest refuses: {text_of(problem)[:300]}{hint}") from problem
         raise
 
 

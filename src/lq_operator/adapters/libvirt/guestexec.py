@@ -14,10 +14,10 @@ from typing import Any
 import libvirt
 import libvirt_qemu
 
-from lq_operator.adapters.libvirt.agent import REFUSED, with_agent
-from lq_operator.adapters.libvirt.errors import code_of, text_of
+from lq_operator.adapters.libvirt.agent import told, with_agent
+from lq_operator.adapters.libvirt.errors import code_of
 from lq_operator.core.model import CommandOutcome
-from lq_operator.core.result import Rejected, Transient
+from lq_operator.core.result import Rejected
 
 REPLY_TIMEOUT_S = 10
 """For one answer of the agent, which carries the output: megabytes through a virtio serial port."""
@@ -53,12 +53,9 @@ def command_outcome(conn: Any, domain_name: str, pid: int, most_bytes: int) -> C
 def _command(dom: Any, verb: str, arguments: dict[str, Any], what: str) -> dict[str, Any]:
     request = json.dumps({"execute": verb, "arguments": arguments})
     try:
-        answer = libvirt_qemu.qemuAgentCommand(dom, request, REPLY_TIMEOUT_S, 0)
+        with told(what):
+            answer = libvirt_qemu.qemuAgentCommand(dom, request, REPLY_TIMEOUT_S, 0)
     except libvirt.libvirtError as problem:
-        if code_of(problem) == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
-            raise Transient(f"{what}: the agent does not answer") from problem
-        if code_of(problem) in REFUSED:
-            raise Rejected(f"{what}: the guest refuses: {text_of(problem)[:300]}") from problem
         if code_of(problem) == libvirt.VIR_ERR_RPC:
             raise Rejected(f"{what}: it printed more than fits into one answer: let it write to a file") from problem
         raise
